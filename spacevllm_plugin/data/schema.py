@@ -1,0 +1,227 @@
+"""The annotation row and the prediction row: the two JSONL formats everything else reads and writes."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+
+TASKS = ("stvg", "vtg", "rec", "qa")
+VISUAL_TAGS = {"videos": "<video>", "images": "<image>"}
+
+
+class RowError(ValueError):
+    """A row that cannot be used; the message is one line and names the row."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
+
+
+class Message(_Model):
+    """One turn of the conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Media(_Model):
+    """What is known of the (first) video or image.
+
+    Attributes:
+        width: Pixels, as displayed (after the file's rotation flag).
+        height: Pixels, as displayed.
+        fps: Native frames per second; None for an image.
+        num_frames: Native frames of the file; None for an image.
+        clip: Half-open range of 0-based native frames of the file that is looked at; None means all of it.
+    """
+
+    width: int
+    height: int
+    fps: float | None = None
+    num_frames: int | None = None
+    clip: tuple[int, int] | None = None
+
+    @property
+    def frame_range(self) -> tuple[int, int]:
+        """The clip, or the whole file: a half-open range of native frames."""
+        return self.clip if self.clip is not None else (0, self.num_frames or 0)
+
+
+class Target(_Model):
+    """What is to be found.
+
+    Attributes:
+        span_frames: Half-open range of 0-based native frames of the file (not of the clip).
+        span_seconds: The same in seconds.
+        frames: Native frames that carry a box; may be sparse. `[0]` for an image.
+        boxes: One xyxy box in pixels of the original frame for each of `frames`.
+    """
+
+    span_frames: tuple[int, int] | None = None
+    span_seconds: tuple[float, float] | None = None
+    frames: list[int] | None = None
+    boxes: list[tuple[float, float, float, float]] | None = None
+
+
+class AnnotationRow(_Model):
+    """One instance of a grounding or question-answering data set."""
+
+    id: str
+    task: Literal["stvg", "vtg", "rec", "qa"]
+    messages: list[Message]
+    group: str | None = None
+    query: str | None = None
+    videos: list[str | list[str]] | None = None
+    images: list[str] | None = None
+    media: Media | None = None
+    target: Target | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "AnnotationRow":
+        for column, tag in VISUAL_TAGS.items():
+            tags = sum(message.content.count(tag) for message in self.messages if message.role == "user")
+            files = len(getattr(self, column) or [])
+            if tags != files:
+                raise ValueError(f"{tags} {tag} in the messages but {files} {column}")
+
+        check = getattr(self, f"_check_{self.task}")
+        check()
+        return self
+
+    def _check_qa(self) -> None:
+        if self.target is not None:
+            raise ValueError("a qa row has no target")
+
+    def _check_rec(self) -> None:
+        self._require(images=self.images, media=self.media, target=self.target)
+        self._check_boxes(frame_range=(0, 1))
+
+    def _check_vtg(self) -> None:
+        self._require(videos=self.videos, media=self.media, target=self.target)
+        self._check_span()
+        if self.target.frames or self.target.boxes:
+            raise ValueError("a vtg row has no boxes")
+
+    def _check_stvg(self) -> None:
+        self._require(videos=self.videos, media=self.media, target=self.target)
+        self._check_span()
+        self._check_boxes(frame_range=self.media.frame_range)
+
+    def _require(self, **parts: Any) -> None:
+        for name, value in parts.items():
+            if not value:
+                raise ValueError(f"a {self.task} row needs {name}")
+
+    def _check_span(self) -> None:
+        media, target = self.media, self.target
+        if not media.fps or not media.num_frames or not math.isfinite(media.fps):
+            raise ValueError(f"a {self.task} row needs media.fps and media.num_frames above 0")
+
+        first, last = media.frame_range
+        if not 0 <= first < last <= media.num_frames:
+            raise ValueError(f"clip {[first, last]} is not inside the {media.num_frames} frames of the video")
+
+        if target.span_frames is None or target.span_seconds is None:
+            raise ValueError(f"a {self.task} row needs target.span_frames and target.span_seconds")
+
+        start, end = target.span_frames
+        if start >= end:
+            raise ValueError(f"span_frames {[start, end]} is empty or reversed")
+
+        if start < first or end > last:
+            raise ValueError(f"span_frames {[start, end]} is outside the video's frames {[first, last]}")
+
+        t_start, t_end = target.span_seconds
+        if not (math.isfinite(t_start) and math.isfinite(t_end) and 0 <= t_start < t_end):
+            raise ValueError(f"span_seconds {[t_start, t_end]} is empty, reversed or not a number")
+
+    def _check_boxes(self, frame_range: tuple[int, int]) -> None:
+        frames, boxes = self.target.frames, self.target.boxes
+        if not frames or not boxes or len(frames) != len(boxes):
+            raise ValueError(f"{len(frames or [])} frames but {len(boxes or [])} boxes in the target")
+
+        if any(b <= a for a, b in zip(frames, frames[1:])):
+            raise ValueError("target.frames must increase")
+
+        if frames[0] < frame_range[0] or frames[-1] >= frame_range[1]:
+            raise ValueError(f"box at frame {frames[0]}..{frames[-1]} is outside the frames {list(frame_range)}")
+
+        for frame, (x1, y1, x2, y2) in zip(frames, boxes):
+            if not all(math.isfinite(value) for value in (x1, y1, x2, y2)):
+                raise ValueError(f"box at frame {frame} is not a number")
+
+            if x1 >= x2 or y1 >= y2:
+                raise ValueError(f"box at frame {frame} is empty or reversed: {[x1, y1, x2, y2]}")
+
+            # Half a pixel of slack: annotations are rounded.
+            if x1 < -0.5 or y1 < -0.5 or x2 > self.media.width + 0.5 or y2 > self.media.height + 0.5:
+                raise ValueError(
+                    f"box at frame {frame} leaves the {self.media.width}x{self.media.height} frame: {[x1, y1, x2, y2]}"
+                )
+
+
+class PredictionRow(_Model):
+    """What a model answered for one annotation row.
+
+    Attributes:
+        id: The annotation row's id.
+        text: The generated answer.
+        status: `ok`, `unreadable` (no span could be read from the text) or `failed` (the media could not be read).
+        error: What failed, for `failed`.
+        span_seconds: Predicted span.
+        span_frames: The same as a half-open range of native frames.
+        frames: Every sampled native frame of the whole clip, not only inside the span; `[0]` for an image.
+        boxes: One xyxy pixel box for each of `frames`.
+    """
+
+    id: str
+    text: str = ""
+    status: Literal["ok", "unreadable", "failed"] = "ok"
+    error: str | None = None
+    span_seconds: tuple[float, float] | None = None
+    span_frames: tuple[int, int] | None = None
+    frames: list[int] | None = None
+    boxes: list[tuple[float, float, float, float]] | None = None
+
+
+def parse_row(data: dict[str, Any] | str, model: type[BaseModel] = AnnotationRow, where: str = "row") -> Any:
+    """Validate one row.
+
+    Args:
+        data: The row, as JSON text or already decoded.
+        model: `AnnotationRow` or `PredictionRow`.
+        where: Named in the message, for instance `train.jsonl:12`.
+
+    Raises:
+        RowError: One line that names the place, the row's id and the first thing wrong with it.
+    """
+    try:
+        if isinstance(data, str):
+            data = json.loads(data)
+
+        return model.model_validate(data)
+    except json.JSONDecodeError as err:
+        raise RowError(f"{where}: not JSON ({err})") from None
+    except ValidationError as err:
+        first = err.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        row_id = data.get("id", "?") if isinstance(data, dict) else "?"
+        raise RowError(f"{where} (id {row_id}): {place + ': ' if place else ''}{reason}") from None
+
+
+def read_rows(path: str | Path, model: type[BaseModel] = AnnotationRow) -> Iterator[Any]:
+    """Read a JSONL file row by row; raises `RowError` at the first bad one."""
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield parse_row(line, model, where=f"{Path(path).name}:{number}")
+
+
+def dump_row(row: BaseModel) -> str:
+    """One row as one line of JSON, without the fields that are None."""
+    return json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False)

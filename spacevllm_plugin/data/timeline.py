@@ -1,0 +1,101 @@
+"""Time arithmetic: native frames, seconds, and which frames a model sees. The only place that converts them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+FrameSampling = Literal["uniform", "fps"]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The clock of one video file (or list of frames).
+
+    Attributes:
+        num_frames: Native frames of the file.
+        fps: Mean native frames per second.
+        timestamps: Start of each native frame in seconds, for files whose frame rate varies; None for a constant
+            rate, where frame `i` starts at `i / fps`.
+    """
+
+    num_frames: int
+    fps: float
+    timestamps: tuple[float, ...] | None = None
+
+    def seconds(self, frame: int) -> float:
+        """Where native frame `frame` starts; `num_frames` gives the end of the video."""
+        if self.timestamps is None:
+            return frame / self.fps
+
+        if frame < len(self.timestamps):
+            return self.timestamps[frame]
+
+        return self.timestamps[-1] + (frame - len(self.timestamps) + 1) / self.fps
+
+    def frame_at(self, seconds: float) -> int:
+        """The frame boundary nearest to a moment, in 0..num_frames."""
+        if self.timestamps is None:
+            frame = round(seconds * self.fps)
+        else:
+            edges = np.array([*self.timestamps, self.seconds(self.num_frames)])
+            frame = int(np.abs(edges - seconds).argmin())
+
+        return min(max(frame, 0), self.num_frames)
+
+    def span_seconds(self, span_frames: tuple[int, int]) -> tuple[float, float]:
+        """Seconds of a half-open range of native frames."""
+        return self.seconds(span_frames[0]), self.seconds(span_frames[1])
+
+    def span_frames(self, span_seconds: tuple[float, float], clip: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Half-open range of native frames nearest to a span in seconds, cut to the clip, at least one frame long."""
+        first, last = clip if clip is not None else (0, self.num_frames)
+        start = min(max(self.frame_at(span_seconds[0]), first), last - 1)
+        end = min(max(self.frame_at(span_seconds[1]), start + 1), last)
+        return start, end
+
+
+def sample_frames(
+    clip: tuple[int, int], timeline: Timeline, sampling: FrameSampling, max_frames: int, fps: float
+) -> list[int]:
+    """Native frames that a model sees; they always cover the whole clip.
+
+    Args:
+        clip: Half-open range of native frames.
+        timeline: The file's clock.
+        sampling: `uniform` takes `max_frames` frames (all, if the clip is shorter); `fps` takes `fps` frames a second,
+            thinned evenly to `max_frames` where that would be more.
+        max_frames: Most frames taken.
+        fps: Frames a second for `fps`.
+
+    Returns:
+        Increasing 0-based native frames of the file: the first and the last of the clip are among them, unless only
+        one frame is taken (then the middle one).
+    """
+    start, end = clip
+    length = end - start
+    if length <= 0:
+        raise ValueError(f"the clip {list(clip)} holds no frame")
+
+    count = max_frames
+    if sampling == "fps":
+        duration = timeline.seconds(end) - timeline.seconds(start)
+        count = min(count, max(1, round(duration * fps)))
+
+    count = min(count, length)
+    if count == 1:
+        return [start + (length - 1) // 2]
+
+    return [start + round(i * (length - 1) / (count - 1)) for i in range(count)]
+
+
+def group_frames(frames: list[int], size: int) -> list[list[int]]:
+    """Frames in groups of `size`, as backbones with temporal patches see them; the last frame is repeated to fill."""
+    padded = frames + [frames[-1]] * (-len(frames) % size)
+    return [padded[i : i + size] for i in range(0, len(padded), size)]
+
+
+def middle_frame(group: list[int]) -> int:
+    """The native frame nearest to the mean of a group: the one its query's box belongs to."""
+    return round(sum(group) / len(group))
