@@ -1,0 +1,72 @@
+"""`spacevllm-cli`: one file per command; a command's module is imported only when it is used."""
+
+import argparse
+import importlib
+import sys
+
+
+# name -> (module, one line of help)
+COMMANDS = {
+    "ground": ("ground", "find one sentence in one video; print, save or draw the tube"),
+    "predict": ("predict", "ground every row of a JSONL file; batched, resumable"),
+    "evaluate": ("evaluate", "score predictions against annotations"),
+    "render": ("render", "draw tubes on a video, or as a contact sheet"),
+    "check": ("check", "check the rows and the media files of an annotation file"),
+    "synth": ("synth", "write a synthetic grounding data set with known tubes"),
+    "make-tiny": ("make_tiny", "write a tiny, randomly initialised checkpoint of a backbone"),
+    "doctor": ("doctor", "say what is installed, what is hooked, and what would not work"),
+}
+
+
+class CommandError(Exception):
+    """Something the user can mend; printed as one line, exit code 1."""
+
+
+def build_parser(command: str) -> argparse.ArgumentParser:
+    """The argument parser of one command."""
+    module_name, help_line = COMMANDS[command]
+    module = importlib.import_module(f".{module_name}", package=__package__)
+    parser = argparse.ArgumentParser(
+        prog=f"spacevllm-cli {command}",
+        description=help_line[0].upper() + help_line[1:] + ".",
+        epilog=f"example:\n  {module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {help_line}" for name, (_, help_line) in COMMANDS.items()]
+    return "usage: spacevllm-cli COMMAND ...\n\n" + "\n".join(lines) + "\n\nspacevllm-cli COMMAND --help says more."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad usage."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+
+    if argv[0] not in COMMANDS:
+        print(f"spacevllm-cli: unknown command {argv[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+
+    from ..data.schema import RowError
+    from ..data.video import MediaError
+
+    args = build_parser(argv[0]).parse_args(argv[1:])
+    try:
+        args.run(args)
+    except (CommandError, RowError, MediaError, FileNotFoundError) as err:
+        print(f"spacevllm-cli {argv[0]}: {err}", file=sys.stderr)
+        return 1
+
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
