@@ -4,6 +4,8 @@ import argparse
 import importlib
 import sys
 
+from .errors import CommandError
+
 
 # name -> (module, one line of help)
 COMMANDS = {
@@ -16,10 +18,6 @@ COMMANDS = {
     "make-tiny": ("make_tiny", "write a tiny, randomly initialised checkpoint of a backbone"),
     "doctor": ("doctor", "say what is installed, what is hooked, and what would not work"),
 }
-
-
-class CommandError(Exception):
-    """Something the user can mend; printed as one line, exit code 1."""
 
 
 def build_parser(command: str) -> argparse.ArgumentParser:

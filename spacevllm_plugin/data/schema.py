@@ -200,14 +200,13 @@ def parse_row(data: dict[str, Any] | str, model: type[BaseModel] = AnnotationRow
         RowError: One line that names the place, the row's id and the first thing wrong with it.
     """
     try:
-        if isinstance(data, str):
-            data = json.loads(data)
-
-        return model.model_validate(data)
-    except json.JSONDecodeError as err:
-        raise RowError(f"{where}: not JSON ({err})") from None
+        return model.model_validate_json(data) if isinstance(data, str) else model.model_validate(data)
     except ValidationError as err:
         first = err.errors()[0]
+        if first["type"] == "json_invalid":
+            raise RowError(f"{where}: {first['msg']}") from None
+
+        data = json.loads(data) if isinstance(data, str) else data
         place = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         row_id = data.get("id", "?") if isinstance(data, dict) else "?"

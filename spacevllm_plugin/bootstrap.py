@@ -1,0 +1,86 @@
+"""Loaded by every Python process of the environment through a `.pth` file; costs next to nothing there.
+
+It only remembers what to do when a module of LLaMA-Factory is imported. Neither torch nor transformers nor
+LLaMA-Factory is imported here. `SPACEVLLM_DISABLE=1` turns the plugin off.
+"""
+
+import os
+import sys
+
+
+# LLaMA-Factory module -> module of `integration` whose `install(module)` runs right after it is imported.
+TOUCH_POINTS = {
+    "llamafactory.extras.constants": "models",
+    "llamafactory.hparams.parser": "arguments",
+    "llamafactory.data.mm_plugin": "mm_plugin",
+    "llamafactory.data.template": "template",
+    "llamafactory.data.converter": "converter",
+    "llamafactory.data.loader": "dataset",
+    "llamafactory.model.model_utils.visual": "composite",
+    "llamafactory.model.loader": "loader",
+    "llamafactory.train.sft.workflow": "workflow",
+    "llamafactory.chat.hf_engine": "chat",
+}
+
+
+class _Finder:
+    """Lets the ordinary finders find a touch point, and adds our step behind its execution.
+
+    (wrapt's post-import hooks do the same, but importing wrapt in every Python process costs more than all of this.)
+    """
+
+    def __init__(self) -> None:
+        self._busy = False
+
+    def find_spec(self, name, path=None, target=None):
+        if self._busy or name not in TOUCH_POINTS:
+            return None
+
+        import importlib.util
+
+        self._busy = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._busy = False
+
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+
+        return spec
+
+
+class _Loader:
+    def __init__(self, loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module) -> None:
+        self._loader.exec_module(module)
+        module.__loader__ = module.__spec__.loader = self._loader
+        _run_hook(module.__name__)
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+
+def _run_hook(name: str) -> None:
+    import importlib
+
+    integration = importlib.import_module("spacevllm_plugin.integration")
+    if integration.is_supported():
+        hook = importlib.import_module(f"spacevllm_plugin.integration.{TOUCH_POINTS[name]}")
+        hook.install(sys.modules[name])
+
+
+def install() -> None:
+    """Register the hooks; twice does no harm. Modules that are imported already are hooked at once."""
+    if os.environ.get("SPACEVLLM_DISABLE") == "1" or any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+
+    sys.meta_path.insert(0, _Finder())
+    for name in TOUCH_POINTS:
+        if name in sys.modules:
+            _run_hook(name)

@@ -1,0 +1,29 @@
+"""`spacevllm-cli make-tiny`: a checkpoint to try everything with, without a download."""
+
+import argparse
+from pathlib import Path
+
+from .errors import CommandError
+
+
+EXAMPLE = "spacevllm-cli make-tiny qwen3_vl --out outputs/tiny_qwen3_vl"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("backbone", metavar="BACKBONE", help="qwen3_vl, qwen2_5_vl or llava_onevision")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint's folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the checkpoint."""
+    from ..modeling.tiny import BACKBONES, make_tiny
+
+    if args.backbone not in BACKBONES:
+        raise CommandError(f"unknown backbone {args.backbone!r}; known: {', '.join(BACKBONES)}")
+    if args.out.exists() and not args.out.is_dir():
+        raise CommandError(f"{args.out} is a file, not a folder")
+
+    make_tiny(args.backbone, args.out, seed=args.seed)
+    print(f"wrote a tiny {args.backbone} to {args.out}")

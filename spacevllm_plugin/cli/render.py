@@ -1,0 +1,89 @@
+"""`spacevllm-cli render`: ground truth and predictions of annotation rows as pictures and videos."""
+
+import argparse
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from ..data.schema import AnnotationRow, PredictionRow, read_rows
+from ..data.video import MediaError, VideoRef
+from ..inference.render import Tube, contact_sheet, render_image, render_video, tube_from_prediction, tube_from_target
+from .errors import CommandError
+
+
+EXAMPLE = "spacevllm-cli render --data val.jsonl --media-dir data --pred predictions.jsonl --limit 5 --out pictures"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--data", required=True, metavar="G.jsonl", help="annotation rows")
+    parser.add_argument("--media-dir", required=True, type=Path, metavar="DIR", help="what the rows' paths start from")
+    parser.add_argument("--pred", metavar="P.jsonl", help="prediction rows to draw beside the ground truth")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--video", action="store_true", help="also write an mp4 of each row's clip")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--id", help="draw only this row")
+    which.add_argument("--limit", type=int, metavar="N", help="draw only the first N rows that have a target")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the rows; one that cannot be drawn is named on stderr and does not stop the others."""
+    rows = _choose(args)
+    wanted = {row.id for row in rows}
+    preds = {pred.id: pred for pred in read_rows(args.pred, PredictionRow) if pred.id in wanted} if args.pred else {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    names: set[str] = set()
+    for row in rows:
+        name = re.sub(r"[^\w.-]+", "_", row.id)[:150]
+        # Different ids may fold into one name; the second must not overwrite the first.
+        name = name if name not in names else f"{name}-{len(names)}"
+        names.add(name)
+        tubes = [tube_from_target(row)] + ([tube_from_prediction(preds[row.id])] if row.id in preds else [])
+        try:
+            _draw(row, tubes, args.media_dir, args.out / name, args.video)
+        except (MediaError, OSError) as err:
+            print(f"row {row.id}: {err}", file=sys.stderr)
+            failed += 1
+
+    if failed:
+        raise CommandError(f"{failed} of {len(rows)} rows could not be drawn")
+
+
+def _choose(args: argparse.Namespace) -> list[AnnotationRow]:
+    """The rows asked for; a qa row has nothing to draw."""
+    rows = list(read_rows(args.data))
+    if args.id is not None:
+        rows = [row for row in rows if row.id == args.id]
+        if not rows:
+            raise CommandError(f"no row with id {args.id!r} in {args.data}")
+
+    rows = [row for row in rows if row.target][: args.limit]
+    if not rows:
+        raise CommandError(f"nothing to draw: no row{' asked for' if args.id else ''} in {args.data} has a target")
+
+    return rows
+
+
+def _draw(row: AnnotationRow, tubes: list[Tube], media_dir: Path, stem: Path, video: bool) -> None:
+    """Write the pictures of one row and print their paths."""
+    caption = row.query or re.sub(r"<(video|image)>\s*", "", row.messages[0].content)
+    # Not `with_suffix`: an id may hold dots.
+    sheet, movie = Path(f"{stem}.png"), Path(f"{stem}.mp4")
+    if row.task == "rec":
+        render_image(Image.open(media_dir / row.images[0]), tubes, sheet, caption)
+        print(sheet)
+        return
+
+    source = row.videos[0]
+    paths = [str(media_dir / path) for path in ([source] if isinstance(source, str) else source)]
+    ref = VideoRef.parse(paths[0] if isinstance(source, str) else paths)
+    ref = replace(ref, clip=row.media.clip, fps=row.media.fps)
+    contact_sheet(ref, tubes, sheet, caption)
+    print(sheet)
+    if video:
+        render_video(ref, tubes, movie, caption)
+        print(movie)

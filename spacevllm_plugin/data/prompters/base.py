@@ -1,0 +1,214 @@
+"""From media to prompt text and tensors: what every backbone's prompter does alike.
+
+A prompter is stateless. It expands `<video>` and `<image>` into visual tokens with one query token per frame, tells how
+large a frame's grid of visual tokens is, and turns frames into the backbone's tensors, all from the backbone's own
+processor. What it writes into the prompt and what it hands to the model come from the same plan.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
+from ..plan import Preprocessing, VideoPlan, image_size, open_image, plan_video
+from ..video import MediaError, read
+
+
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+USER_PREFIX = "user\n"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Visual tokens of one picture: rows, columns, and tokens from one row's start to the next row's."""
+
+    rows: int
+    columns: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """An image as a model sees it."""
+
+    source: Any
+    width: int
+    height: int
+
+
+def stack_frames(frames: list[Image.Image]) -> torch.Tensor:
+    """RGB pictures of one size as (n, 3, height, width), uint8."""
+    return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(0, 3, 1, 2)
+
+
+class Prompter(ABC):
+    """One backbone's way of writing media into a prompt.
+
+    Args:
+        processor: The backbone's own processor (transformers).
+        options: Pixel and frame limits.
+        grounding: Sampling and prompt options.
+    """
+
+    image_token: str
+    video_token: str
+
+    def __init__(self, processor: Any, options: Preprocessing, grounding: GroundingOptions) -> None:
+        self.processor = processor
+        self.options = options
+        self.grounding = grounding
+
+    @property
+    def temporal_patch_size(self) -> int:
+        """Frames that the backbone merges into one."""
+        return 1
+
+    @abstractmethod
+    def grid(self, plan: VideoPlan | ImagePlan) -> Grid:
+        """The grid of visual tokens of one frame, or of an image."""
+
+    @abstractmethod
+    def video_text(self, plan: VideoPlan, grid: Grid) -> str:
+        """The video with its queries; ends with the last query token."""
+
+    @abstractmethod
+    def image_text(self, grid: Grid) -> str:
+        """The image with its query; ends with the query token."""
+
+    def video_suffix(self, plan: VideoPlan) -> str:
+        """What follows a video's last query but is not the caption."""
+        return ""
+
+    @abstractmethod
+    def tensors(
+        self, plans: list[VideoPlan | ImagePlan], pictures: list[list[Image.Image]], grids: list[Grid]
+    ) -> dict[str, torch.Tensor]:
+        """The backbone's inputs for all media of a batch, in order of appearance; one list of pictures for each."""
+
+    # What follows is the same for all.
+
+    def plan(self, image_sources: list[Any], video_sources: list[Any]) -> tuple[list[ImagePlan], list[VideoPlan]]:
+        """Plans for media; raises `MediaError`."""
+        images = [ImagePlan(source, *image_size(source)) for source in image_sources]
+        sampling, merged = self.grounding.frame_sampling, self.temporal_patch_size
+        videos = [plan_video(source, self.options, sampling, merged) for source in video_sources]
+        return images, videos
+
+    def expand_messages(
+        self, messages: list[dict[str, str]], images: list[ImagePlan], videos: list[VideoPlan]
+    ) -> list[dict[str, str]]:
+        """Replace the `<image>` and `<video>` tags, in order, by visual tokens and queries."""
+        plans = {"<image>": iter(images), "<video>": iter(videos)}
+
+        def expand(match: re.Match) -> str:
+            plan = next(plans[match.group()])
+            if isinstance(plan, ImagePlan):
+                return self.image_text(self.grid(plan))
+
+            return self.video_text(plan, self.grid(plan)) + self.video_suffix(plan)
+
+        expanded = []
+        for message in messages:
+            content = message["content"]
+            if self.grounding.instruction_first and message["role"] == "user" and re.search("<image>|<video>", content):
+                instruction = re.sub("<image>|<video>", "", content).strip()
+                content = f"{instruction}\n{content}"
+
+            expanded.append({**message, "content": re.sub("<image>|<video>", expand, content)})
+
+        return expanded
+
+    def model_inputs(
+        self, token_ids: list[list[int]], images: list[list[ImagePlan]], videos: list[list[VideoPlan]]
+    ) -> dict[str, torch.Tensor]:
+        """Read the media of a batch.
+
+        Args:
+            token_ids: The rows' tokens, without padding.
+            images: Each row's images.
+            videos: Each row's videos.
+
+        Returns:
+            The backbone's visual tensors and `staq_layout`, (total_queries, 8).
+
+        Raises:
+            MediaError: A picture cannot be read.
+        """
+        appearance: list[VideoPlan | ImagePlan] = []
+        lines: list[list[int]] = []
+        for ids, row_images, row_videos in zip(token_ids, images, videos):
+            row_plans, row_lines = self._row_layout(ids, row_images, row_videos)
+            appearance += row_plans
+            lines += row_lines
+
+        pictures = [self._read(plan) for plan in appearance]
+        grids = [self.grid(plan) for plan in appearance]
+        return {**self.tensors(appearance, pictures, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
+
+    def _read(self, plan: VideoPlan | ImagePlan) -> list[Image.Image]:
+        if isinstance(plan, VideoPlan):
+            return read(plan.ref, [frame for group in plan.groups for frame in group])
+
+        try:
+            return [open_image(plan.source).convert("RGB")]
+        except OSError as err:
+            raise MediaError(f"{plan.source}: not a readable image ({err})") from None
+
+    def _row_layout(
+        self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]
+    ) -> tuple[list[VideoPlan | ImagePlan], list[list[int]]]:
+        """A row's media in order of appearance, and the layout's line for each of its queries."""
+        staq, image, video = self._ids(STAQ_TOKEN, self.image_token, self.video_token)
+        queries = [position for position, token in enumerate(ids) if token == staq]
+        images, videos = iter(images), iter(videos)
+        plans: list[VideoPlan | ImagePlan] = []
+        owners: list[tuple[VideoPlan | ImagePlan, int]] = []  # each query's medium, and its place in it
+        while len(owners) < len(queries):
+            begin = queries[len(owners) - 1] + 1 if owners else 0
+            kind = next(token for token in ids[begin : queries[len(owners)]] if token in (image, video))
+            plan = next(images) if kind == image else next(videos)
+            plans.append(plan)
+            owners += [(plan, i) for i in range(len(plan.groups) if isinstance(plan, VideoPlan) else 1)]
+
+        lines = []
+        for position, (plan, index) in zip(queries, owners):
+            grid, count, milliseconds = self.grid(plan), 1, 0
+            if isinstance(plan, VideoPlan):
+                count, milliseconds = len(plan.groups), round(plan.seconds[index] * 1000)
+            else:
+                index = -1
+
+            start, end = self._caption(ids, queries, owners, position)
+            lines.append([index, count, grid.rows, grid.columns, grid.stride, start - position, end - start, milliseconds])
+
+        return plans, lines
+
+    def _caption(
+        self, ids: list[int], queries: list[int], owners: list[tuple[VideoPlan | ImagePlan, int]], position: int
+    ) -> tuple[int, int]:
+        """Half-open token range of a query's caption: the text of its turn behind the last medium, or before the first."""
+        turn_start, turn_end, *visual = self._ids(TURN_START, TURN_END, self.image_token, self.video_token)
+        begin = max((i for i in range(position) if ids[i] == turn_start), default=-1)
+        end = next((i for i in range(position, len(ids)) if ids[i] == turn_end), len(ids))
+        last = max(i for i, query in enumerate(queries) if query < end)
+        plan, _ = owners[last]
+        start = queries[last] + 1
+        if isinstance(plan, VideoPlan):
+            start += self._length(self.video_suffix(plan))
+
+        if start < end:
+            return start, end
+
+        start = begin + 1 + (self._length(USER_PREFIX) if begin >= 0 else 0)
+        return start, next(i for i in range(start, position + 1) if ids[i] in visual or i == position)
+
+    def _ids(self, *tokens: str) -> list[int]:
+        return self.processor.tokenizer.convert_tokens_to_ids(list(tokens))
+
+    def _length(self, text: str) -> int:
+        return len(self.processor.tokenizer.encode(text, add_special_tokens=False)) if text else 0

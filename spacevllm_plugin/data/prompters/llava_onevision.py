@@ -1,0 +1,56 @@
+"""LLaVA-OneVision / LLaVA-Video: square pictures, pooled frames, LLaVA-Video's own sentence of frame times."""
+
+import math
+
+import torch
+from PIL import Image
+
+from ...modeling.configuration import STAQ_TOKEN
+from ..plan import VideoPlan
+from ..prompts import time_sentence
+from .base import Grid, ImagePlan, Prompter, stack_frames
+
+
+class LlavaOnevisionPrompter(Prompter):
+    """Every picture is resized to the vision tower's square; boxes are normalised, so nothing is lost but sharpness."""
+
+    image_token = "<image>"
+    video_token = "<video>"
+
+    def grid(self, plan: VideoPlan | ImagePlan) -> Grid:
+        """See `Prompter`."""
+        side = math.isqrt(self.processor.num_image_tokens)
+        if isinstance(plan, ImagePlan):
+            return Grid(side, side, side)
+
+        if self.grounding.frame_tokens == "llava_video":
+            return Grid(side // 2, side // 2, side // 2 + 1)  # one newline token a row
+
+        side = math.ceil(side / 2)
+        return Grid(side, side, side)
+
+    def video_text(self, plan: VideoPlan, grid: Grid) -> str:
+        """See `Prompter`."""
+        frames = [self.video_token * (grid.rows * grid.stride)] * len(plan.groups)
+        if grid.stride == grid.columns:
+            frames[-1] += self.video_token  # one newline token a video
+
+        return STAQ_TOKEN.join(frames) + STAQ_TOKEN
+
+    def image_text(self, grid: Grid) -> str:
+        """See `Prompter`."""
+        return self.image_token * (grid.rows * grid.columns + 1) + STAQ_TOKEN  # and a newline token
+
+    def video_suffix(self, plan: VideoPlan) -> str:
+        """See `Prompter`."""
+        return f"\n{time_sentence(plan.duration, plan.seconds)}\n"
+
+    def tensors(
+        self, plans: list[VideoPlan | ImagePlan], pictures: list[list[Image.Image]], grids: list[Grid]
+    ) -> dict[str, torch.Tensor]:
+        """See `Prompter`. Images are treated as frames: one whole tile, no high-resolution crops."""
+        processed = [
+            self.processor.video_processor(videos=[stack_frames(frames)], do_sample_frames=False, return_tensors="pt")
+            for frames in pictures
+        ]
+        return {"pixel_values": torch.cat([one["pixel_values_videos"][0] for one in processed])}

@@ -1,0 +1,20 @@
+"""Qwen2.5-VL: one vision block per video, a query after every temporal patch, times in a sentence behind it."""
+
+from ...modeling.configuration import STAQ_TOKEN
+from ..plan import VideoPlan
+from ..prompts import time_sentence
+from .base import Grid
+from .qwen import QwenPrompter
+
+
+class Qwen2_5VLPrompter(QwenPrompter):
+    """`<|vision_start|>…<|staq|>…<|staq|><|vision_end|>` and the frame times."""
+
+    def video_text(self, plan: VideoPlan, grid: Grid) -> str:
+        """See `Prompter`."""
+        frame = f"{self.video_token * (grid.rows * grid.columns)}{STAQ_TOKEN}"
+        return self.vision_start + frame * len(plan.groups)
+
+    def video_suffix(self, plan: VideoPlan) -> str:
+        """See `Prompter`."""
+        return f"{self.vision_end}{time_sentence(plan.duration, plan.seconds)}\n"

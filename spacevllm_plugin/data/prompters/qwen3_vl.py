@@ -1,0 +1,15 @@
+"""Qwen3-VL: a timestamp before every frame, as the backbone was trained."""
+
+from ...modeling.configuration import STAQ_TOKEN
+from ..plan import VideoPlan
+from .base import Grid
+from .qwen import QwenPrompter
+
+
+class Qwen3VLPrompter(QwenPrompter):
+    """`<1.5 seconds><|vision_start|>…<|vision_end|><|staq|>` for every temporal patch."""
+
+    def video_text(self, plan: VideoPlan, grid: Grid) -> str:
+        """See `Prompter`."""
+        frame = f"{self.vision_start}{self.video_token * (grid.rows * grid.columns)}{self.vision_end}{STAQ_TOKEN}"
+        return "".join(f"<{seconds:.1f} seconds>{frame}" for seconds in plan.seconds)

@@ -1,0 +1,131 @@
+"""A prediction as a scorer sees it: what became of it, its span and its boxes, at hand whatever the row left out."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..data.schema import AnnotationRow, Media, PredictionRow, RowError
+from ..data.timeline import Timeline
+from ..data.tube import interpolate_boxes
+
+
+Outcome = Literal["scored", "missing", "unreadable", "failed"]
+OUTCOMES: tuple[Outcome, ...] = ("scored", "missing", "unreadable", "failed")
+
+Fill = Literal["linear", "none"]
+FILLS: tuple[Fill, ...] = ("linear", "none")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one annotation row.
+
+    Attributes:
+        outcome: `missing` without a prediction row, else its status; an `ok` row without the thing asked for (a span,
+            or for rec a box) counts as `unreadable`.
+        error: One line for everything that is not `scored`, else None.
+        media: The annotation's.
+        prediction: None if missing.
+        fill: `linear` interpolates between the predicted boxes and holds the first and last over the clip; `none`
+            takes them exactly as given.
+    """
+
+    outcome: Outcome
+    error: str | None
+    media: Media
+    prediction: PredictionRow | None
+    fill: Fill
+
+    @property
+    def span_frames(self) -> tuple[int, int]:
+        """Half-open range of native frames, as predicted or from the seconds; (0, 0) unless scored."""
+        if self.outcome != "scored":
+            return (0, 0)
+
+        if self.prediction.span_frames is not None:
+            return self.prediction.span_frames
+
+        start, end = self.prediction.span_seconds
+        # The time line stretches any span to a frame at least; an empty or reversed one earns none.
+        if not (math.isfinite(start) and math.isfinite(end) and start < end):
+            return (0, 0)
+
+        return self._timeline.span_frames((start, end), clip=self.media.frame_range)
+
+    @property
+    def span_seconds(self) -> tuple[float, float]:
+        """Seconds, as predicted or from the frames; (0, 0) unless scored."""
+        if self.outcome != "scored":
+            return (0.0, 0.0)
+
+        if self.prediction.span_seconds is not None:
+            return self.prediction.span_seconds
+
+        return self._timeline.span_seconds(self.prediction.span_frames)
+
+    def boxes_at(self, wanted: np.ndarray) -> np.ndarray:
+        """Predicted boxes at native frames.
+
+        An unreadable answer still has its boxes: they come from the prefill and do not depend on the text.
+
+        Args:
+            wanted: Native frames, shape (n,).
+
+        Returns:
+            xyxy boxes in pixels, shape (n, 4); NaN where there is none.
+        """
+        boxes = np.full((len(wanted), 4), np.nan)
+        if self.outcome in ("missing", "failed") or not self.prediction.boxes:
+            return boxes
+
+        frames, given = np.asarray(self.prediction.frames), np.asarray(self.prediction.boxes)
+        if self.fill == "linear":
+            return interpolate_boxes(frames, given, wanted)
+
+        place = np.searchsorted(frames, wanted).clip(max=len(frames) - 1)
+        found = frames[place] == wanted
+        boxes[found] = given[place[found]]
+        return boxes
+
+    @property
+    def _timeline(self) -> Timeline:
+        return Timeline(self.media.num_frames, self.media.fps)
+
+
+def read_answer(row: AnnotationRow, prediction: PredictionRow | None, fill: Fill) -> Answer:
+    """Look at a prediction as the answer to an annotation row.
+
+    Raises:
+        RowError: The prediction's boxes cannot be told apart: another number of frames, frames that do not increase,
+            or more than one box for an image.
+    """
+    if prediction is None:
+        return Answer("missing", "missing", row.media, None, fill)
+
+    _check_boxes(row, prediction)
+    if prediction.status == "failed":
+        return Answer("failed", prediction.error or "failed", row.media, prediction, fill)
+
+    if row.task == "rec":
+        answered = bool(prediction.boxes)
+    else:
+        answered = prediction.span_frames is not None or prediction.span_seconds is not None
+
+    if prediction.status == "unreadable" or not answered:
+        return Answer("unreadable", "unreadable", row.media, prediction, fill)
+
+    return Answer("scored", None, row.media, prediction, fill)
+
+
+def _check_boxes(row: AnnotationRow, prediction: PredictionRow) -> None:
+    frames, boxes = prediction.frames or [], prediction.boxes or []
+    if len(frames) != len(boxes):
+        raise RowError(f"prediction {row.id}: {len(frames)} frames but {len(boxes)} boxes")
+
+    if any(b <= a for a, b in zip(frames, frames[1:])):
+        raise RowError(f"prediction {row.id}: frames must increase")
+
+    if row.task == "rec" and len(boxes) > 1:
+        raise RowError(f"prediction {row.id}: {len(boxes)} boxes for one image")

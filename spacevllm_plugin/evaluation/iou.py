@@ -1,0 +1,37 @@
+"""Intersection over union of boxes and of spans; 0 wherever there is nothing to divide."""
+
+import numpy as np
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes, pair by pair.
+
+    Args:
+        a: xyxy boxes of shape (..., 4), in any one unit.
+        b: The same, of a shape that broadcasts with `a`.
+
+    Returns:
+        Plain IoU, without the +1 of whole-pixel boxes. An empty, reversed or non-finite box has IoU 0 with anything.
+    """
+    # Infinite coordinates give inf - inf; the NaN falls out as "not above 0" below.
+    with np.errstate(invalid="ignore"):
+        inter = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+        inter = inter.clip(min=0).prod(axis=-1)
+        union = _area(a) + _area(b) - inter
+
+    return np.divide(inter, union, out=np.zeros(inter.shape), where=union > 0)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(axis=-1)
+
+
+def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """IoU of two spans (start, end) in one unit: seconds, or half-open native frames; 0 if one is empty or reversed."""
+    inter = min(a[1], b[1]) - max(a[0], b[0])
+    # Written so that NaN fails it, too.
+    if not (inter > 0 and a[0] < a[1] and b[0] < b[1]):
+        return 0.0
+
+    # Spans that overlap have no gap: their union is the hull.
+    return inter / (max(a[1], b[1]) - min(a[0], b[0]))

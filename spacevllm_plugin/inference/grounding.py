@@ -1,0 +1,118 @@
+"""From prompts to tubes: one batched generation, whose prefill gives the boxes and whose text gives the span."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..data.plan import VideoPlan
+from ..data.prompters.base import ImagePlan, Prompter
+from ..data.prompts import read_span
+from ..data.schema import Media, PredictionRow
+from ..data.targets import pixel_box
+from ..modeling.configuration import STAQ_TOKEN
+
+
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class GroundingItem:
+    """One prompt, ready to be generated from.
+
+    Attributes:
+        id: The row's id.
+        task: stvg, vtg, rec or qa.
+        token_ids: The prompt with all visual and query tokens, up to where the answer starts.
+        images: Its images.
+        videos: Its videos.
+        media: Size that boxes are given in; the file's own size where None.
+    """
+
+    id: str
+    task: str
+    token_ids: list[int]
+    images: list[ImagePlan]
+    videos: list[VideoPlan]
+    media: Media | None = None
+
+
+def ground_batch(
+    model: Any, prompter: Prompter, items: list[GroundingItem], max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[PredictionRow]:
+    """Generate answers for a batch and read spans and boxes from them.
+
+    Args:
+        model: A SpaceVLLM model, adapter-wrapped or not.
+        prompter: The backbone's prompter.
+        items: Prompts of any length and mixture of tasks.
+        max_new_tokens: Longest answer, in tokens.
+
+    Returns:
+        One prediction for each item, in order.
+
+    Raises:
+        MediaError: A picture cannot be read.
+    """
+    tokenizer = prompter.processor.tokenizer
+    pad = tokenizer.pad_token_id
+    length = max(len(item.token_ids) for item in items)
+    input_ids = torch.tensor([[pad] * (length - len(item.token_ids)) + item.token_ids for item in items])
+    attention_mask = torch.tensor(
+        [[0] * (length - len(item.token_ids)) + [1] * len(item.token_ids) for item in items]
+    )
+    inputs: dict[str, torch.Tensor] = {}
+    if any(item.images or item.videos for item in items):
+        inputs = prompter.model_inputs(
+            [item.token_ids for item in items], [item.images for item in items], [item.videos for item in items]
+        )
+
+    sink: list[torch.Tensor] = []
+    output = model.generate(
+        input_ids=input_ids.to(model.device),
+        attention_mask=attention_mask.to(model.device),
+        **{name: value.to(model.device) for name, value in inputs.items()},
+        box_sink=sink,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    texts = tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+    counts = (input_ids == tokenizer.convert_tokens_to_ids(STAQ_TOKEN)).sum(dim=-1).tolist()
+    boxes = sink[0].cpu().split(counts) if sink else [None] * len(items)
+    return [make_prediction(item, text.strip(), own) for item, text, own in zip(items, texts, boxes)]
+
+
+def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) -> PredictionRow:
+    """Read one answer.
+
+    Args:
+        item: The prompt.
+        text: The generated text.
+        boxes: (queries, 4) normalised (cx, cy, w, h) of all the prompt's queries; the first medium's come first.
+    """
+    prediction = PredictionRow(id=item.id, text=text)
+    if item.task == "qa":
+        return prediction
+
+    medium = item.videos[0] if item.videos else item.images[0]
+    size = item.media or medium
+    if item.task == "rec":
+        prediction.frames = [0]
+    else:
+        plan = item.videos[0]
+        prediction.span_seconds = read_span(text)
+        if prediction.span_seconds is None:
+            prediction.status = "unreadable"
+        else:
+            prediction.span_frames = plan.timeline.span_frames(prediction.span_seconds, plan.clip)
+
+        if item.task == "stvg":
+            prediction.frames = list(plan.frames)
+
+    if prediction.frames is not None:
+        prediction.boxes = [pixel_box(box, size.width, size.height) for box in boxes[: len(prediction.frames)].tolist()]
+
+    return prediction

@@ -1,0 +1,59 @@
+"""Options that travel with checkpoints and adapters: written beside an adapter, read back from either."""
+
+import json
+import os
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
+
+from .arguments import defaults
+
+
+ADAPTER_FILE = "spacevllm_config.json"
+ARCHITECTURE = ("staq_num_queries", "space_decoder_attention", "space_decoder_mlp_layers")
+
+
+def write_adapter_options(config: PreTrainedConfig, directory: str) -> None:
+    """Write the options beside an adapter, whose own config has no place for them."""
+    with open(os.path.join(directory, ADAPTER_FILE), "w", encoding="utf-8") as file:
+        json.dump({"grounding": config.grounding, "preprocessing": config.preprocessing}, file, indent=2)
+
+
+def read_recorded(model_args: Any) -> dict[str, Any]:
+    """The options recorded with the last adapter, or else with the model; empty for a plain base model."""
+    hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.hf_hub_token}
+    recorded: dict[str, Any] = {}
+    if model_args.adapter_name_or_path:
+        path = cached_file(
+            model_args.adapter_name_or_path[-1], ADAPTER_FILE, _raise_exceptions_for_missing_entries=False, **hub
+        )
+        if path is not None:
+            with open(path, encoding="utf-8") as file:
+                recorded = json.load(file)
+
+    if not recorded:
+        recorded, _ = PreTrainedConfig.get_config_dict(model_args.model_name_or_path, **hub)
+
+    return {**(recorded.get("grounding") or {}), **(recorded.get("preprocessing") or {})}
+
+
+def apply_recorded(model_args: Any, logger: Any) -> None:
+    """Let the recorded options stand in for those the user left at their defaults.
+
+    Raises:
+        ValueError: The user asks for another architecture than the weights have.
+    """
+    recorded, default = read_recorded(model_args), defaults()
+    for name, value in recorded.items():
+        if name not in default or getattr(model_args, name) == value:
+            continue
+
+        if getattr(model_args, name) == default[name]:
+            setattr(model_args, name, value)
+        elif name in ARCHITECTURE:
+            raise ValueError(
+                f"`{name}: {getattr(model_args, name)}` does not fit this checkpoint, which was trained with {value}."
+            )
+        else:
+            logger.warning_rank0(f"`{name}` is {getattr(model_args, name)}, but the checkpoint was trained with {value}.")

@@ -1,0 +1,82 @@
+"""The collator: LLaMA-Factory's own, with each query's target and the positions our models define."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def grounding_collator(base: type) -> type:
+    """Our collator class over LLaMA-Factory's `SFTDataCollatorWith4DAttentionMask`."""
+
+    class GroundingCollator(base):
+        """Adds `box_targets`, (total_queries, 4) normalised (cx, cy, w, h), NaN where a query has no target.
+
+        A row whose media cannot be read raises, or with `bad_media: skip` becomes a row that teaches nothing.
+        """
+
+        skipped = 0
+
+        def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            features = [dict(feature) for feature in features]
+            targets = [feature.pop("box_targets", []) for feature in features]
+            for feature in features:
+                feature.pop("annotation", None)
+
+            skip = self.processor.spacevllm_bad_media == "skip"
+            batch = self._collate_readable(features, targets) if skip else super().__call__(features)
+            self._add_targets(batch, targets)
+            if "position_ids" in batch:
+                # The first of the four rows is for telling packed texts apart: it must count on without a gap.
+                text_positions = (batch["attention_mask"].long().cumsum(dim=-1) - 1).clamp(min=0)
+                batch["position_ids"][0] = text_positions
+
+            return batch
+
+        def _collate_readable(self, features: list[dict[str, Any]], targets: list[list[float]]) -> dict[str, Any]:
+            from ..data.video import MediaError
+
+            try:
+                return super().__call__([dict(feature) for feature in features])
+            except MediaError:
+                pass
+
+            for i, feature in enumerate(features):
+                try:
+                    super().__call__([dict(feature)])
+                except MediaError as err:
+                    type(self).skipped += 1
+                    print(f"Skipped ({self.skipped} so far): {err}", flush=True)
+                    # One token without a label keeps the batch's shape and teaches nothing.
+                    token = self.tokenizer.eos_token_id
+                    features[i] = {"input_ids": [token], "attention_mask": [1], "labels": [-100]}
+                    targets[i] = []
+
+            return super().__call__(features)
+
+        def _add_targets(self, batch: dict[str, torch.Tensor], targets: list[list[float]]) -> None:
+            if "staq_layout" not in batch:
+                return
+
+            staq_id = self.tokenizer.convert_tokens_to_ids("<|staq|>")
+            lines = []
+            for ids, values in zip(batch["input_ids"], targets):
+                boxes = [values[i : i + 4] for i in range(0, len(values), 4)]
+                # The stand-in image of a batch without media brings a query that no row knows of.
+                missing = int((ids == staq_id).sum()) - len(boxes)
+                lines += boxes + [[math.nan] * 4] * missing
+
+            batch["box_targets"] = torch.tensor(lines, dtype=torch.float32)
+
+        def _compute_rope_position_ids(self, features: dict[str, torch.Tensor], mm_inputs: dict[str, Any]) -> None:
+            rope: Callable = self.get_rope_func
+            features["position_ids"], features["rope_deltas"] = rope(
+                features["input_ids"],
+                image_grid_thw=mm_inputs.get("image_grid_thw"),
+                video_grid_thw=mm_inputs.get("video_grid_thw"),
+                attention_mask=features["attention_mask"],
+                staq_layout=mm_inputs["staq_layout"],
+            )
+
+    return GroundingCollator

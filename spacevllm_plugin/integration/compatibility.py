@@ -1,0 +1,87 @@
+"""Checks, from source and before anything is patched, that LLaMA-Factory has what we hook."""
+
+import ast
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+
+SUPPORTED = SpecifierSet(">=0.9.5,<0.10")
+
+# Module -> symbol -> the parameters we rely on, in order; None where any form will do.
+EXPECTED: dict[str, dict[str, list[str] | None]] = {
+    "llamafactory.extras.constants": {
+        "MROPE_MODELS": None,
+        "register_model_group": ["models", "template", "multimodal"],
+    },
+    "llamafactory.hparams.parser": {"_TRAIN_ARGS": None, "_INFER_ARGS": None, "ModelArguments": None},
+    "llamafactory.data.mm_plugin": {"register_mm_plugin": ["name", "plugin_class"], "BasePlugin": None},
+    "llamafactory.data.template": {"register_template": None, "Template": None},
+    "llamafactory.data.converter": {"register_dataset_converter": ["name", "dataset_converter"]},
+    "llamafactory.data.loader": {
+        "_get_dataset_processor": ["data_args", "stage", "template", "tokenizer", "processor", "do_generate"],
+        "_get_preprocessed_dataset": [
+            *("dataset", "data_args", "training_args", "stage", "template", "tokenizer", "processor", "is_eval"),
+        ],
+    },
+    "llamafactory.model.model_utils.visual": {
+        "_register_composite_model": [
+            *("model_type", "projector_keys", "vision_model_keys", "language_model_keys", "lora_conflict_keys"),
+        ],
+    },
+    "llamafactory.model.loader": {
+        "load_config": ["model_args"],
+        "load_model": ["tokenizer", "model_args", "finetuning_args", "is_trainable", "add_valuehead"],
+        "patch_processor": None,
+        "apply_liger_kernel": None,
+        "patch_config": None,
+    },
+    "llamafactory.train.sft.workflow": {"SFTDataCollatorWith4DAttentionMask": None, "CustomSeq2SeqTrainer": None},
+    "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
+}
+
+
+def _symbols(source: str) -> dict[str, list[str] | None]:
+    """Top-level names of a module, with the parameters of its functions."""
+    found: dict[str, list[str] | None] = {}
+
+    def visit(body: list[ast.stmt]) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef):
+                found[node.name] = [arg.arg for arg in node.args.args]
+            elif isinstance(node, ast.ClassDef):
+                found[node.name] = None
+            elif isinstance(node, ast.Assign):
+                found.update({target.id: None for target in node.targets if isinstance(target, ast.Name)})
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found[node.target.id] = None
+            elif isinstance(node, ast.ImportFrom):
+                found.update({alias.asname or alias.name: None for alias in node.names})
+            elif isinstance(node, ast.If):
+                visit(node.body + node.orelse)
+
+    visit(ast.parse(source).body)
+    return found
+
+
+def find_problem() -> str | None:
+    """One line saying why this LLaMA-Factory cannot be hooked, or None."""
+    installed = version("llamafactory")
+    hint = f"found LLaMA-Factory {installed}, supported is {SUPPORTED}"
+    if not SUPPORTED.contains(installed, prereleases=True):
+        return f"{hint}."
+
+    root = Path(find_spec("llamafactory").submodule_search_locations[0])
+    for module, symbols in EXPECTED.items():
+        path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        found = _symbols(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for name, parameters in symbols.items():
+            if name not in found:
+                return f"`{module}.{name}` does not exist; {hint}."
+
+            if parameters is not None and found[name] != parameters:
+                return f"`{module}.{name}` takes {found[name]} instead of {parameters}; {hint}."
+
+    return None

@@ -1,0 +1,55 @@
+"""Hook on `data.mm_plugin`: visual tokens and queries for `<video>` and `<image>`, tensors for the model."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ..data.plan import Preprocessing
+from ..data.prompters import PROMPTERS, Prompter
+
+
+PLUGIN_NAME = "spacevllm"
+
+
+def install(module: ModuleType) -> None:
+    """Register the plugin."""
+
+    @dataclass
+    class SpaceVLLMPlugin(module.BasePlugin):
+        """A thin adapter from LLaMA-Factory's plugin interface to a backbone's prompter."""
+
+        backbone: str = ""
+        processor_class: str = ""
+        template: str = ""
+
+        def prompter(self, processor: Any) -> Prompter:
+            """The backbone's prompter, with the options that the loader has put on the processor."""
+            found = type(processor).__name__
+            if found != self.processor_class:
+                raise ValueError(
+                    f"Template `{self.template}` is for checkpoints with a {self.processor_class}, but this one has "
+                    f"{'no processor' if processor is None else 'a ' + found}: template and model do not match."
+                )
+
+            return PROMPTERS[self.backbone](processor, Preprocessing.of(processor), processor.spacevllm_grounding)
+
+        def process_messages(self, messages, images, videos, audios, processor):
+            self._validate_input(processor, images, videos, audios)
+            self._validate_messages(messages, images, videos, audios)
+            prompter = self.prompter(processor)
+            return prompter.expand_messages(messages, *prompter.plan(images, videos))
+
+        def get_mm_inputs(self, images, videos, audios, imglens, vidlens, audlens, batch_ids, processor):
+            self._validate_input(processor, images, videos, audios)
+            if not images and not videos:
+                return {}
+
+            prompter = self.prompter(processor)
+            image_plans, video_plans = map(iter, prompter.plan(images, videos))
+            return prompter.model_inputs(
+                batch_ids,
+                [[next(image_plans) for _ in range(count)] for count in imglens],
+                [[next(video_plans) for _ in range(count)] for count in vidlens],
+            )
+
+    module.register_mm_plugin(PLUGIN_NAME, SpaceVLLMPlugin)

@@ -1,0 +1,89 @@
+"""Hook on `data.template`: one chat template per backbone; choosing one is what turns SpaceVLLM on."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ..modeling.configuration import STAQ_TOKEN
+from .mm_plugin import PLUGIN_NAME
+
+
+@dataclass(frozen=True)
+class TemplateSpec:
+    """What tells the templates apart; the chat format is ChatML for all three."""
+
+    backbone: str
+    processor_class: str
+    image_token: str
+    video_token: str
+    default_system: str = ""
+
+
+TEMPLATES = {
+    "spacevllm": TemplateSpec(
+        backbone="llava_onevision",
+        processor_class="LlavaOnevisionProcessor",
+        image_token="<image>",
+        video_token="<video>",
+        default_system="You are a helpful assistant.",
+    ),
+    "spacevllm_qwen3_vl": TemplateSpec(
+        backbone="qwen3_vl",
+        processor_class="Qwen3VLProcessor",
+        image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+    ),
+    "spacevllm_qwen2_5_vl": TemplateSpec(
+        backbone="qwen2_5_vl",
+        processor_class="Qwen2_5_VLProcessor",
+        image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+        default_system="You are a helpful assistant.",
+    ),
+}
+
+
+def is_ours(template: Any) -> bool:
+    """Whether a template object is one of ours."""
+    return hasattr(template.mm_plugin, "backbone")
+
+
+def backbone_of(tokenizer: Any) -> str | None:
+    """The backbone whose template prepared a tokenizer; None if none of ours did."""
+    return getattr(tokenizer, "spacevllm_backbone", None)
+
+
+def install(module: ModuleType) -> None:
+    """Register the templates."""
+
+    class SpaceVLLMTemplate(module.Template):
+        """Gives the tokenizer the placeholder token and leaves a mark for the model loader."""
+
+        def fix_special_tokens(self, tokenizer) -> None:
+            super().fix_special_tokens(tokenizer)
+            if STAQ_TOKEN not in tokenizer.get_vocab():
+                tokenizer.add_tokens([STAQ_TOKEN], special_tokens=True)
+
+            tokenizer.spacevllm_backbone = self.mm_plugin.backbone
+
+    for name, spec in TEMPLATES.items():
+        module.register_template(
+            name=name,
+            format_user=module.StringFormatter(
+                slots=["<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n"]
+            ),
+            format_assistant=module.StringFormatter(slots=["{{content}}<|im_end|>\n"]),
+            format_system=module.StringFormatter(slots=["<|im_start|>system\n{{content}}<|im_end|>\n"]),
+            default_system=spec.default_system,
+            stop_words=["<|im_end|>"],
+            replace_eos=True,
+            mm_plugin=module.get_mm_plugin(
+                name=PLUGIN_NAME,
+                image_token=spec.image_token,
+                video_token=spec.video_token,
+                backbone=spec.backbone,
+                processor_class=spec.processor_class,
+                template=name,
+            ),
+            template_class=SpaceVLLMTemplate,
+        )

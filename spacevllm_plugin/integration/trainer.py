@@ -1,0 +1,185 @@
+"""The trainer: LLaMA-Factory's own, with exact loss normalisation, logged loss parts and grounding metrics."""
+
+import json
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..modeling.configuration import LossOptions
+from ..modeling.modeling import HEAD_MODULES
+from .checkpoint import write_adapter_options
+
+
+LOSS_PARTS = ("loss_lm", "loss_l1", "loss_giou")
+
+
+def split_head_groups(optimizer: torch.optim.Optimizer, model: torch.nn.Module, lr: float) -> None:
+    """Give the queries and the space decoder parameter groups, and so a learning rate, of their own."""
+    heads = {id(p) for name, p in model.named_parameters() if any(module in name for module in HEAD_MODULES)}
+    for group in list(optimizer.param_groups):
+        own = [p for p in group["params"] if id(p) in heads]
+        group["params"] = [p for p in group["params"] if id(p) not in heads]
+        if own:
+            optimizer.add_param_group({**{k: v for k, v in group.items() if k != "params"}, "params": own, "lr": lr})
+
+
+def grounding_trainer(base: type) -> type:
+    """Our trainer class over LLaMA-Factory's `CustomSeq2SeqTrainer`."""
+
+    class GroundingTrainer(base):
+        """Trains on language loss plus space loss.
+
+        Both are averaged over the whole accumulated batch of all ranks, tokens by supervised tokens and boxes by true
+        boxes, so that 1 x 8 accumulation steps, a batch of 8 and two ranks with 4 each do the same.
+        """
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if self.label_smoother is not None or self.compute_loss_func is not None:
+                raise ValueError("SpaceVLLM has its own loss: unset `label_smoothing_factor` and LLaMA-Factory's losses.")
+
+            options = self.processor_options
+            self.model_accepts_loss_kwargs = True
+            self._num_boxes: torch.Tensor | None = None
+            self._part_sums = dict.fromkeys(LOSS_PARTS, 0.0)
+            self._parts_logged_at = 0
+            self.grounding_model.loss_options = options["loss"]
+
+        @property
+        def processor_options(self) -> dict[str, Any]:
+            return self.data_collator.processor.spacevllm_training
+
+        @property
+        def grounding_model(self) -> torch.nn.Module:
+            """The SpaceVLLM model below whatever wraps it."""
+            model = self.accelerator.unwrap_model(self.model)
+            return model.get_base_model() if isinstance(model, PeftModel) else model
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+            fresh = self.optimizer is None
+            optimizer = super().create_optimizer(*args, **kwargs)
+            lr = self.processor_options["space_decoder_lr"]
+            if fresh and lr is not None:
+                split_head_groups(optimizer, self.model, lr)
+
+            return optimizer
+
+        def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+            boxes = torch.zeros((), dtype=torch.float32, device=device)
+            for batch in batch_samples:
+                if "box_targets" in batch:
+                    boxes += torch.isfinite(batch["box_targets"]).all(dim=-1).sum().to(device)
+
+            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+                boxes = self.accelerator.gather(boxes).sum()
+
+            self._num_boxes = boxes
+            return super()._get_num_items_in_batch(batch_samples, device)
+
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            inputs = {**inputs, "num_boxes_in_batch": self._num_boxes}
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+            if model.training:
+                scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+                for name in LOSS_PARTS:
+                    part = getattr(outputs, name)
+                    if part is not None:
+                        self._part_sums[name] = self._part_sums[name] + part.detach() * scale
+
+            return (loss, outputs) if return_outputs else loss
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            steps = self.state.global_step - self._parts_logged_at
+            if "loss" in logs and steps > 0:
+                sums = torch.tensor([float(self._part_sums[name]) for name in LOSS_PARTS], device=self.args.device)
+                means = self.accelerator.gather(sums[None]).mean(dim=0) / steps
+                logs.update(dict(zip(LOSS_PARTS, means.tolist())))
+                self._part_sums = dict.fromkeys(LOSS_PARTS, 0.0)
+                self._parts_logged_at = self.state.global_step
+
+            super().log(logs, *args, **kwargs)
+
+        def evaluation_loop(self, dataloader, *args: Any, **kwargs: Any):
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            if self.processor_options["grounding_metrics"] and not self.args.predict_with_generate:
+                if is_deepspeed_zero3_enabled() or self.is_fsdp_enabled:
+                    # Ranks would have to generate in step; a sharded model is scored by `predict` afterwards.
+                    return output
+
+                metrics = self._ground(dataloader.dataset)
+                output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
+
+            return output
+
+        @torch.no_grad()
+        def _ground(self, dataset: Any) -> dict[str, float]:
+            """Ground this rank's share of a data set and score the whole; the same numbers `evaluate` would give."""
+            from accelerate.utils import gather_object
+
+            from ..data.schema import AnnotationRow, PredictionRow
+            from ..evaluation import evaluate
+            from ..inference.grounding import GroundingItem, ground_batch
+
+            collator = self.data_collator
+            prompter = collator.template.mm_plugin.prompter(collator.processor)
+            rows, items = [], []
+            for example in dataset:
+                if example["annotation"] is None:
+                    continue
+
+                row = AnnotationRow.model_validate(json.loads(example["annotation"]))
+                if row.task == "qa":
+                    continue
+
+                rows.append(row)
+                first = next(i for i, label in enumerate(example["labels"]) if label != -100)
+                images, videos = prompter.plan(example["images"] or [], example["videos"] or [])
+                items.append(GroundingItem(row.id, row.task, example["input_ids"][:first], images, videos, row.media))
+
+            model = self.accelerator.unwrap_model(self.model)
+            was_training = model.training
+            model.eval()
+            share = items[self.args.process_index :: self.args.world_size]
+            size = self.args.per_device_eval_batch_size
+            predictions = []
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                for start in range(0, len(share), size):
+                    predictions += ground_batch(model, prompter, share[start : start + size])
+
+            model.train(was_training)
+            if self.args.world_size > 1:
+                dumps = gather_object([prediction.model_dump() for prediction in predictions])
+                predictions = [PredictionRow.model_validate(dump) for dump in dumps]
+
+            metrics: dict[str, float] = {}
+            for task in dict.fromkeys(row.task for row in rows):
+                ours = {row.id for row in rows if row.task == task}
+                scores = evaluate(
+                    task,
+                    [row for row in rows if row.task == task],
+                    [prediction for prediction in predictions if prediction.id in ours],
+                ).report()["groups"]["all"]
+                prefix = "" if task == "stvg" else f"{task}_"
+                metrics.update({f"{prefix}{name}": value for name, value in scores.items() if name != "n"})
+
+            return metrics
+
+        def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+            super()._save(output_dir, state_dict)
+            if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+                write_adapter_options(self.grounding_model.config, output_dir or self.args.output_dir)
+
+    return GroundingTrainer
+
+
+def training_options(model_args: Any) -> dict[str, Any]:
+    """What the trainer needs of the arguments, which it does not get from LLaMA-Factory."""
+    weights = {name: getattr(model_args, name) for name in vars(LossOptions())}
+    return {
+        "loss": LossOptions(**weights),
+        "space_decoder_lr": model_args.space_decoder_lr,
+        "grounding_metrics": model_args.grounding_metrics,
+    }

@@ -1,0 +1,154 @@
+"""What a SpaceVLLM checkpoint carries beyond its backbone's configuration, and one config class per backbone."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlavaOnevisionConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+
+
+STAQ_TOKEN = "<|staq|>"
+
+
+@dataclass
+class GroundingOptions:
+    """Options that shape the model or its prompts; they travel with every checkpoint and adapter.
+
+    The `help` texts are the ones `llamafactory-cli train -h` shows.
+    """
+
+    staq_num_queries: int = field(
+        default=64, metadata={"help": "Learned queries for frames (N_v); one more is added for single images."}
+    )
+    space_decoder_attention: Literal["parameter_free", "projected"] = field(
+        default="parameter_free",
+        metadata={"help": "Cross-attention of the space decoder: as in the paper, or with learned projections."},
+    )
+    space_decoder_mlp_layers: int = field(default=3, metadata={"help": "Linear layers of the box head."})
+    box_anchor: Literal["attention", "none"] = field(
+        default="attention",
+        metadata={
+            "help": "Reference point of a box: the attention-weighted patch centre, or none (the paper's letter)."
+        },
+    )
+    frame_sampling: Literal["uniform", "fps"] = field(
+        default="uniform",
+        metadata={
+            "help": (
+                "Frames shown of a video: `uniform` takes `video_maxlen` of them, `fps` takes `video_fps` a second and "
+                "at most `video_maxlen`. Both cover the whole video."
+            )
+        },
+    )
+    instruction_first: bool = field(
+        default=False, metadata={"help": "Repeat the instruction before the video, so that the queries see it."}
+    )
+    frame_tokens: Literal["onevision", "llava_video"] = field(
+        default="onevision",
+        metadata={
+            "help": (
+                "Visual tokens per frame of a LLaVA backbone: 14x14 bilinear and one newline a video (transformers), "
+                "or 13x13 averaged and a newline a row (the original LLaVA-Video)."
+            )
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.staq_num_queries < 1 or self.space_decoder_mlp_layers < 1:
+            raise ValueError("`staq_num_queries` and `space_decoder_mlp_layers` must be at least 1.")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of the options."""
+        return [f.name for f in fields(GroundingOptions)]
+
+    @classmethod
+    def of(cls, holder: Any) -> "GroundingOptions":
+        """The options that an object (arguments, a config) carries as attributes."""
+        return cls(**{name: getattr(holder, name) for name in cls.names()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return asdict(self)
+
+
+@dataclass
+class LossOptions:
+    """Weights of the training loss."""
+
+    space_loss_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the space loss beside the language loss."}
+    )
+    box_l1_weight: float = field(default=5.0, metadata={"help": "Weight of L1 inside the space loss."})
+    box_giou_weight: float = field(default=2.0, metadata={"help": "Weight of GIoU inside the space loss."})
+
+
+class SpaceVLLMConfigMixin:
+    """Marks the SpaceVLLM configs; the fields are declared in each class, as transformers' dataclasses need it."""
+
+    keys_to_ignore_at_inference = ["past_key_values", "boxes", "rope_deltas"]
+
+
+@strict
+class SpaceVLLMQwen3VLConfig(SpaceVLLMConfigMixin, Qwen3VLConfig):
+    """SpaceVLLM on Qwen3-VL."""
+
+    model_type = "spacevllm_qwen3_vl"
+    staq_token_id: int | None = None
+    grounding: dict | None = None
+    preprocessing: dict | None = None
+
+
+@strict
+class SpaceVLLMQwen2_5_VLConfig(SpaceVLLMConfigMixin, Qwen2_5_VLConfig):
+    """SpaceVLLM on Qwen2.5-VL."""
+
+    model_type = "spacevllm_qwen2_5_vl"
+    staq_token_id: int | None = None
+    grounding: dict | None = None
+    preprocessing: dict | None = None
+
+
+@strict
+class SpaceVLLMLlavaOnevisionConfig(SpaceVLLMConfigMixin, LlavaOnevisionConfig):
+    """SpaceVLLM on LLaVA-OneVision / LLaVA-Video."""
+
+    model_type = "spacevllm_llava_onevision"
+    staq_token_id: int | None = None
+    grounding: dict | None = None
+    preprocessing: dict | None = None
+
+
+UPGRADES: dict[str, type[PreTrainedConfig]] = {
+    "qwen3_vl": SpaceVLLMQwen3VLConfig,
+    "qwen2_5_vl": SpaceVLLMQwen2_5_VLConfig,
+    "llava_onevision": SpaceVLLMLlavaOnevisionConfig,
+}
+
+
+def upgrade_config(config: PreTrainedConfig, staq_token_id: int) -> PreTrainedConfig:
+    """Turn a plain backbone's config into the SpaceVLLM config of that backbone; ours is returned as it is.
+
+    Raises:
+        ValueError: The backbone is not one of ours, or its embedding has no row left for the placeholder token.
+    """
+    if isinstance(config, SpaceVLLMConfigMixin):
+        upgraded = config
+    elif config.model_type in UPGRADES:
+        values = config.to_dict()
+        values.pop("model_type")
+        upgraded = UPGRADES[config.model_type](**values)
+    else:
+        raise ValueError(
+            f"SpaceVLLM has no backbone for the model type `{config.model_type}`; it has: {', '.join(UPGRADES)}."
+        )
+
+    rows = upgraded.get_text_config().vocab_size
+    if staq_token_id >= rows:
+        raise ValueError(
+            f"No room for the placeholder token {STAQ_TOKEN}: it would get id {staq_token_id}, but the model's embedding "
+            f"has {rows} rows. Use a checkpoint whose embedding is padded beyond its tokenizer."
+        )
+
+    upgraded.staq_token_id = staq_token_id
+    return upgraded

@@ -1,0 +1,56 @@
+"""Generation that also hands out the boxes of its own prefill."""
+
+import threading
+from typing import Any
+
+import torch
+
+
+# Generation runs in one thread from the prefill to the last token; several may run at once in a server.
+_prefill = threading.local()
+
+
+def keep_prefill_boxes(boxes: torch.Tensor) -> None:
+    """Called by `forward` in a prefill."""
+    _prefill.boxes = boxes.detach()
+
+
+class SpaceVLLMGenerationMixin:
+    """Adds `box_sink` to `generate`. (LLaMA-Factory replaces a `generate` not named after a GenerationMixin.)"""
+
+    def generate(self, *args: Any, box_sink: list[torch.Tensor] | None = None, **kwargs: Any) -> Any:
+        """Generate as transformers does.
+
+        Args:
+            *args: As for `GenerationMixin.generate`.
+            box_sink: Receives the boxes of all query tokens, (total_queries, 4) normalised (cx, cy, w, h) in order of
+                appearance; nothing where the prompt has no query. They come out of the prefill that generation runs
+                anyway: no token and no second pass is spent on them.
+            **kwargs: As for `GenerationMixin.generate`.
+        """
+        _prefill.boxes = None
+        output = super().generate(*args, **kwargs)
+        if box_sink is not None and _prefill.boxes is not None:
+            box_sink.append(_prefill.boxes)
+
+        return output
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.LongTensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+        # Tensors with one line per query must be repeated row by row of the batch, not line by line.
+        flat = {name: model_kwargs.pop(name) for name in self.per_query_inputs if model_kwargs.get(name) is not None}
+        if flat and expand_size > 1:
+            counts = (input_ids == self.config.staq_token_id).sum(dim=-1).tolist()
+            for name, value in flat.items():
+                rows = [part for part in value.split(counts) for _ in range(expand_size)]
+                flat[name] = torch.cat(rows)
+
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **flat}

@@ -1,0 +1,227 @@
+"""The model: a backbone with queries in its prompt and a space decoder on its last states."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.utils import ModelOutput
+
+from .configuration import GroundingOptions, LossOptions
+from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
+from .layout import Layout, index_queries
+from .losses import space_losses
+from .queries import STAQEmbedding
+from .space_decoder import SpaceDecoder
+
+
+# The modules that a backbone does not have: trained in full beside LoRA, never quantised.
+HEAD_MODULES = ("staq_embedding", "space_decoder")
+
+
+@dataclass
+class SpaceVLLMOutput(ModelOutput):
+    """Output of a SpaceVLLM model.
+
+    Attributes:
+        loss: Language loss plus weighted space loss.
+        logits: (batch, kept positions, vocabulary); in training only the supervised positions' are ever computed and
+            none are returned.
+        boxes: (total_queries, 4) normalised (cx, cy, w, h), fp32; None where the input has no query token.
+        loss_lm: The language loss alone.
+        loss_l1: The L1 part of the space loss, unweighted.
+        loss_giou: The GIoU part of the space loss, unweighted.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Any | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    rope_deltas: torch.Tensor | None = None
+    boxes: torch.Tensor | None = None
+    loss_lm: torch.Tensor | None = None
+    loss_l1: torch.Tensor | None = None
+    loss_giou: torch.Tensor | None = None
+
+
+class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
+    """Queries, space decoder and losses over any backbone.
+
+    A backbone class adds `visual_token_ids`, `visual_inputs` and `embed_visual`, and where its positions depend on the
+    images, `get_rope_index`.
+    """
+
+    visual_inputs: tuple[str, ...]  # names of the tensors that `embed_visual` takes
+    per_query_inputs: tuple[str, ...] = ("staq_layout",)  # tensors with one line per query token
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        options = GroundingOptions(**(config.grounding or {}))
+        width = config.get_text_config().hidden_size
+        self.staq_embedding = STAQEmbedding(options.staq_num_queries, width)
+        self.space_decoder = SpaceDecoder(
+            width, options.space_decoder_attention, options.space_decoder_mlp_layers, options.box_anchor
+        )
+        self.loss_options = LossOptions()
+        self.post_init()
+
+    @property
+    def visual_token_ids(self) -> tuple[int, int]:
+        """Ids that stand for visual tokens in the prompt."""
+        return self.config.image_token_id, self.config.video_token_id
+
+    def embed_visual(
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Put the vision tower's features in the places of the visual tokens, in one call of the tower.
+
+        Args:
+            input_ids: (batch, sequence).
+            inputs_embeds: (batch, sequence, d).
+            layout: The queries' layout.
+            **visual: The `visual_inputs`.
+
+        Returns:
+            The new `inputs_embeds` and further arguments of the language model.
+        """
+        raise NotImplementedError
+
+    def prefill_positions(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, staq_layout: torch.Tensor | None, **visual
+    ) -> torch.Tensor | None:
+        """Position ids of a prompt; None lets the language model count."""
+        return None
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        staq_layout: torch.LongTensor | None = None,
+        box_targets: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        num_boxes_in_batch: torch.Tensor | float | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> SpaceVLLMOutput:
+        """Run the model.
+
+        Args:
+            input_ids: (batch, sequence), with the placeholder token where a query stands.
+            attention_mask: (batch, sequence).
+            position_ids: As the backbone defines them.
+            past_key_values: Cache.
+            inputs_embeds: Instead of `input_ids`; then without images, videos and queries.
+            labels: (batch, sequence), -100 where nothing is learned.
+            staq_layout: (total_queries, 8), see `layout.Layout`.
+            box_targets: (total_queries, 4) normalised (cx, cy, w, h); NaN lines have no target.
+            pixel_values: Images, as the backbone's processor makes them.
+            pixel_values_videos: Videos, as the backbone's processor makes them.
+            image_grid_thw: Qwen: patch grid of each image.
+            video_grid_thw: Qwen: patch grid of each video.
+            num_items_in_batch: Supervised tokens of the whole accumulated batch of all ranks; None: of this one.
+            num_boxes_in_batch: True boxes of the whole accumulated batch of all ranks; None: of this one.
+            logits_to_keep: As in transformers.
+            **kwargs: Passed on to the language model.
+        """
+        given = {
+            "pixel_values": pixel_values,
+            "pixel_values_videos": pixel_values_videos,
+            "image_grid_thw": image_grid_thw,
+            "video_grid_thw": video_grid_thw,
+        }
+        visual = {name: given[name] for name in self.visual_inputs}
+        past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+        is_prefill = input_ids is not None and past_length == 0
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        layout = None
+        if is_prefill and staq_layout is not None:
+            layout = Layout.unpack(staq_layout)
+            is_query = input_ids == self.config.staq_token_id
+            queries = self.staq_embedding(layout).to(inputs_embeds.dtype)
+            inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
+            inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
+            kwargs.update(language_inputs)
+
+        if is_prefill and position_ids is None:
+            position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
+
+        outputs = self.model.language_model(
+            input_ids=None,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        states = outputs.last_hidden_state
+        result = SpaceVLLMOutput(
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            rope_deltas=getattr(self.model, "rope_deltas", None),
+        )
+        if layout is not None:
+            result.boxes = self._decode_boxes(input_ids, is_query, layout, states)
+            if not self.training:
+                keep_prefill_boxes(result.boxes)
+
+        if labels is not None:
+            self._add_losses(result, states, labels, box_targets, num_items_in_batch, num_boxes_in_batch)
+
+        if not (self.training and labels is not None):
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            result.logits = self.lm_head(states[:, kept, :])
+
+        return result
+
+    def _decode_boxes(
+        self, input_ids: torch.Tensor, is_query: torch.Tensor, layout: Layout, states: torch.Tensor
+    ) -> torch.Tensor:
+        is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
+        index = index_queries(is_query, is_visual, layout)
+        row = index.row[:, None]
+        return self.space_decoder(
+            queries=states[index.row, index.position],
+            visual=states[row, index.visual],
+            visual_mask=index.visual_mask,
+            centers=index.centers,
+            caption=states[row, index.caption],
+            caption_mask=index.caption_mask,
+        )
+
+    def _add_losses(
+        self,
+        result: SpaceVLLMOutput,
+        states: torch.Tensor,
+        labels: torch.Tensor,
+        box_targets: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
+        num_boxes_in_batch: torch.Tensor | float | None,
+    ) -> None:
+        # A prompt is thousands of visual tokens and an answer a dozen: logits of the prompt would only cost memory.
+        targets = labels[:, 1:]
+        supervised = targets != -100
+        logits = self.lm_head(states[:, :-1][supervised]).float()
+        total = torch.nn.functional.cross_entropy(logits, targets[supervised], reduction="sum")
+        count = supervised.sum() if num_items_in_batch is None else num_items_in_batch
+        count = torch.as_tensor(count, device=total.device, dtype=torch.float32).clamp(min=1)
+        result.loss_lm = total / count
+        result.loss = result.loss_lm
+        if result.boxes is not None:
+            if box_targets is None:
+                box_targets = torch.full_like(result.boxes, torch.nan)
+
+            weights = self.loss_options
+            result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
+            space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
+            result.loss = result.loss_lm + weights.space_loss_weight * space_loss

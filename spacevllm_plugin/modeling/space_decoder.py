@@ -1,0 +1,125 @@
+"""Query-Guided Space Decoder (QGSD): from each query's state, its frame and the caption to one box."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class FP32Linear(nn.Linear):
+    """A linear layer that computes in fp32 whatever it is stored or autocast in: half a per mille is a pixel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer; returns fp32."""
+        with torch.autocast(x.device.type, enabled=False):
+            bias = self.bias.float() if self.bias is not None else None
+            return F.linear(x.float(), self.weight.float(), bias)
+
+
+class BoxMLP(nn.Module):
+    """DETR's box head: `num_layers` linear layers with ReLU between them, four numbers out."""
+
+    def __init__(self, hidden_size: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [hidden_size] * num_layers + [4]
+        self.layers = nn.ModuleList(FP32Linear(a, b) for a, b in zip(widths, widths[1:]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(total_queries, hidden_size) -> (total_queries, 4), before the sigmoid."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+
+        return self.layers[-1](x)
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Single-head scaled dot-product attention in fp32.
+
+    Args:
+        query: (n, a, d).
+        key: (n, b, d).
+        value: (n, b, d).
+        mask: (n, b), True for keys that exist; a line without any yields zeros.
+
+    Returns:
+        The attended values (n, a, d) and the weights (n, a, b).
+    """
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    scores = scores.masked_fill(~mask[:, None, :], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1) * mask[:, None, :]
+    return weights @ value, weights
+
+
+class SpaceDecoder(nn.Module):
+    """Dual cross-attention and a light MLP.
+
+    With query state q, visual states V and caption states T of one frame:
+
+        V' = V + softmax(V Tᵀ / √d) T
+        q' = q + softmax(q V'ᵀ / √d) V'
+        box = sigmoid(MLP(q'))
+
+    PAPER: SpaceVLLM, arXiv 2503.13983, "Query-Guided Space Decoder"; the formulas are our reconstruction. With
+    `box_anchor="attention"` the second attention's mean patch centre is added, as a logit, to the box centre, like
+    the reference points of Conditional DETR (arXiv 2108.06152); this adds no parameter.
+
+    Args:
+        hidden_size: Width d of the states.
+        attention: `parameter_free` (the paper's) or `projected` (learned query and key maps).
+        mlp_layers: Linear layers of the box head.
+        box_anchor: `attention` or `none` (the paper's letter).
+    """
+
+    def __init__(self, hidden_size: int, attention: str, mlp_layers: int, box_anchor: str) -> None:
+        super().__init__()
+        self.box_anchor = box_anchor
+        self.projections = None
+        if attention == "projected":
+            names = ("visual_query", "caption_key", "staq_query", "visual_key")
+            self.projections = nn.ModuleDict({name: FP32Linear(hidden_size, hidden_size) for name in names})
+
+        self.mlp = BoxMLP(hidden_size, mlp_layers)
+
+    def _project(self, name: str, states: torch.Tensor) -> torch.Tensor:
+        return self.projections[name](states) if self.projections is not None else states
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        visual: torch.Tensor,
+        visual_mask: torch.Tensor,
+        centers: torch.Tensor,
+        caption: torch.Tensor,
+        caption_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Decode one box per query.
+
+        Args:
+            queries: (n, d) states of the query tokens, after the language model's final norm.
+            visual: (n, s, d) states of each query's frame.
+            visual_mask: (n, s).
+            centers: (n, s, 2) normalised (x, y) patch centres.
+            caption: (n, l, d) states of the caption.
+            caption_mask: (n, l).
+
+        Returns:
+            (n, 4) boxes as normalised (cx, cy, w, h) in fp32.
+        """
+        with torch.autocast(queries.device.type, enabled=False):
+            queries, visual, caption = queries.float()[:, None], visual.float(), caption.float()
+            enhancement, _ = attend(
+                self._project("visual_query", visual), self._project("caption_key", caption), caption, caption_mask
+            )
+            visual = visual + enhancement
+            focus, weights = attend(
+                self._project("staq_query", queries), self._project("visual_key", visual), visual, visual_mask
+            )
+            logits = self.mlp((queries + focus)[:, 0])
+            if self.box_anchor == "attention":
+                anchor = (weights @ centers.float())[:, 0]
+                logits = logits + F.pad(torch.logit(anchor, eps=1e-4), (0, 2))
+
+            return logits.sigmoid()

@@ -1,0 +1,281 @@
+"""Tiny checkpoints: a backbone's stock classes, random weights, and a tokenizer trained on the spot.
+
+Each has what a checkpoint of the hub has (processor, chat template, generation config) in about a million parameters,
+so a whole run can be tried without a download.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from itertools import product
+from pathlib import Path
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+
+FRAME_SIZE = 48
+PATCH_SIZE = 8
+GRID_SIZE = FRAME_SIZE // PATCH_SIZE
+
+CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+LLAVA_TOKENS = ("<image>", "<video>")
+
+QWEN_MARKS = {
+    "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    "video": "<|vision_start|><|video_pad|><|vision_end|>",
+}
+LLAVA_MARKS = {"image": r"<image>\n", "video": r"<video>\n"}
+
+CHAT_TEMPLATE = r"""
+{%- for message in messages -%}
+    {{- '<|im_start|>' + message.role + '\n' -}}
+    {%- if message.content is string -%}
+        {{- message.content -}}
+    {%- else -%}
+        {%- for item in message.content -%}
+            {%- if item.type == 'image' -%}
+                {{- '@image@' -}}
+            {%- elif item.type == 'video' -%}
+                {{- '@video@' -}}
+            {%- else -%}
+                {{- item.text -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\n' -}}
+{%- endif -%}
+"""
+
+# Real embeddings are padded beyond the tokenizer, and the plugin takes one of those ids; so are these.
+VOCAB_MULTIPLE = 64
+MIN_SPARE_IDS = 8
+
+TEXT = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+    # The usual 0.02 is for models many times as wide; a trial has learned from weights of this scale.
+    "initializer_range": 0.05,
+}
+VISION = {"hidden_size": 64, "patch_size": PATCH_SIZE}
+QWEN_VISION = {
+    **VISION,
+    "depth": 2,
+    "num_heads": 4,
+    "spatial_merge_size": 2,
+    "out_hidden_size": TEXT["hidden_size"],
+    "initializer_range": TEXT["initializer_range"],  # SigLIP has no use for it: it scales by fan-in and fan-out
+}
+MROPE_SECTION = [6, 5, 5]  # sums to half a head's 32 dimensions
+
+HALF = [0.5, 0.5, 0.5]
+# Pixels in all: small enough and large enough that a tiny frame keeps its size.
+QWEN_SIZE = {"shortest_edge": 16 * 16, "longest_edge": 2**24}
+
+
+def default_corpus() -> list[str]:
+    """Sentences like those of the prompts, enough that their words become single tokens."""
+    colours = "red green blue yellow orange purple cyan magenta white black pink gray brown".split()
+    nouns = "circle square triangle diamond star shape object person man woman child boy girl dog car".split()
+    actions = ["moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "appears", "disappears"]
+    actions += ["turns", "stands still", "walks to the door", "sits down", "stands up and holds a cup", "runs away"]
+
+    asked = []
+    for i, (colour, noun) in enumerate(product(colours, nouns)):
+        look = f"the {colour} {noun}"
+        query = f"{look} that {actions[i % len(actions)]}"
+        asked += [query, f'When and where does this happen: "{query}"? Answer with the time.']
+        asked += [f'When does this happen: "{query}"? Answer with the time.', f'Where is this: "{look}"? Here it is.']
+        asked += [f"How many {noun}s appear? What does the {noun} in {colour} do?"]
+
+    times = [f"{tenths / 10:.1f}" for tenths in range(0, 100, 5)]
+    spans = [f"From {start} to {end} seconds." for start, end in product(times, times)]
+    stamps = [f"<{time} seconds>" for time in times]
+    preambles = [
+        f"The video lasts for {time}0 seconds, and {2 * i} frames are uniformly sampled from it. These frames are "
+        f"located at 0.00s,0.50s,1.00s,{time}0s. Please answer the following questions related to this video."
+        for i, time in enumerate(times)
+    ]
+    turns = ["system\nYou are a helpful assistant.", "user\nDescribe the image or the video.", "assistant\n"]
+
+    return asked + spans + stamps + preambles + turns * 2  # twice, since a pair that is seen once is not merged
+
+
+def train_tokenizer(corpus: Iterable[str], special_tokens: Iterable[str]) -> Qwen2Tokenizer:
+    """Train a byte-level BPE that splits text as Qwen's does, with the special tokens after the text's as there."""
+    blank = Qwen2Tokenizer(unk_token=None, eos_token=None, pad_token=None)
+    trained = blank.train_new_from_iterator(corpus, vocab_size=1000, min_frequency=2, show_progress=False)
+    model = json.loads(trained.backend_tokenizer.to_str())["model"]
+
+    return Qwen2Tokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(pair) for pair in model["merges"]],
+        unk_token=None,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=list(special_tokens),
+        model_max_length=TEXT["max_position_embeddings"],
+    )
+
+
+def chat_template(marks: dict[str, str]) -> str:
+    """ChatML, with one mark for each image and each video of a message."""
+    return CHAT_TEMPLATE.replace("@image@", marks["image"]).replace("@video@", marks["video"])
+
+
+def _text(tokenizer: Qwen2Tokenizer, **more) -> dict:
+    """The language model's part of a config."""
+    vocab_size = VOCAB_MULTIPLE * math.ceil((len(tokenizer) + MIN_SPARE_IDS) / VOCAB_MULTIPLE)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    return {**TEXT, **ids, "vocab_size": vocab_size, **more}
+
+
+def _qwen_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
+    """The special tokens a Qwen config names."""
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+
+
+def _qwen3_vl(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS)
+    # One frame per temporal patch: a video this small has no frames to spare.
+    patches = {"patch_size": PATCH_SIZE, "merge_size": 2, "temporal_patch_size": 1}
+    pixels = {"size": QWEN_SIZE, "image_mean": HALF, "image_std": HALF}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**patches, **pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**patches, **pixels),
+        chat_template=chat_template(QWEN_MARKS),
+    )
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": MROPE_SECTION, "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config=_text(tokenizer, head_dim=32, rope_parameters=rope),
+        vision_config={
+            **QWEN_VISION,
+            "temporal_patch_size": 1,
+            "intermediate_size": 256,
+            "num_position_embeddings": GRID_SIZE**2,
+            "deepstack_visual_indexes": [0],
+        },
+        tie_word_embeddings=True,
+        **_qwen_ids(tokenizer),
+    )
+    return Qwen3VLForConditionalGeneration(config), processor
+
+
+def _qwen2_5_vl(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS)
+    patches = {"patch_size": PATCH_SIZE, "merge_size": 2, "temporal_patch_size": 2, "size": QWEN_SIZE}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**patches),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**patches),
+        chat_template=chat_template(QWEN_MARKS),
+    )
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": MROPE_SECTION}
+    config = Qwen2_5_VLConfig(
+        text_config=_text(tokenizer, rope_parameters=rope),
+        vision_config={
+            **QWEN_VISION,
+            "temporal_patch_size": 2,
+            "intermediate_size": 192,
+            "tokens_per_second": 2,
+            # A tiny frame is more than one window, so attention within windows differs from full attention.
+            "window_size": 4 * PATCH_SIZE,
+            "fullatt_block_indexes": [1],
+        },
+        tie_word_embeddings=True,
+        **_qwen_ids(tokenizer),
+    )
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def _llava_onevision(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + LLAVA_TOKENS)
+    pixels = {"size": {"height": FRAME_SIZE, "width": FRAME_SIZE}, "image_mean": HALF, "image_std": HALF}
+    pinpoints = [[FRAME_SIZE, FRAME_SIZE]]
+    processor = LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(**pixels, image_grid_pinpoints=pinpoints),
+        tokenizer=tokenizer,
+        video_processor=LlavaOnevisionVideoProcessor(**pixels),
+        num_image_tokens=GRID_SIZE**2,
+        vision_feature_select_strategy="full",
+        chat_template=chat_template(LLAVA_MARKS),
+    )
+    config = LlavaOnevisionConfig(
+        text_config=_text(tokenizer, model_type="qwen2", rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+        vision_config={
+            **VISION,
+            "model_type": "siglip_vision_model",
+            "image_size": FRAME_SIZE,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vision_use_head": False,
+        },
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_grid_pinpoints=pinpoints,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        tie_word_embeddings=True,
+    )
+    return LlavaOnevisionForConditionalGeneration(config), processor
+
+
+BACKBONES: dict[str, Callable[[Iterable[str]], tuple[PreTrainedModel, ProcessorMixin]]] = {
+    "qwen3_vl": _qwen3_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "llava_onevision": _llava_onevision,
+}
+
+
+def make_tiny(backbone: str, out: Path, seed: int = 0, corpus: Iterable[str] | None = None) -> None:
+    """Write a tiny base checkpoint that loads like one of the hub.
+
+    Args:
+        backbone: One of `BACKBONES`.
+        out: The checkpoint's folder; made if need be.
+        seed: Seed of the random weights; the caller's random state stays as it is.
+        corpus: The text that the tokenizer is trained on; by default sentences like those of the prompts.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, processor = BACKBONES[backbone](default_corpus() if corpus is None else corpus)
+
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = processor.chat_template
+    model.generation_config = GenerationConfig(
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
