@@ -255,10 +255,9 @@ def _place_shapes(config: SynthConfig, rng: random.Random) -> tuple[Shape, ...]:
 
 def _random_shape(config: SynthConfig, rng: random.Random, colour: str, form: str) -> Shape:
     """A straight path through the frame at constant speed, up to rounding to pixels."""
-    length = rng.randint(config.num_frames // 6, config.num_frames // 3)
-    length = max(length, 2)
+    length = rng.randint(max(2, config.num_frames // 6), config.num_frames // 3)
     start = rng.randint(0, config.num_frames - length)
-    side = rng.randint(config.size // 4, config.size // 3)
+    side = rng.randint(round(0.2 * config.size), round(0.3 * config.size))
     room = config.size - side
     travel = rng.uniform(0.25, 0.6) * room
     along, across = rng.uniform(0, room - travel), rng.uniform(0, room)
@@ -308,10 +307,10 @@ def _background(config: SynthConfig, rng: random.Random, footage: np.ndarray | N
 
     noise = np.random.default_rng(rng.getrandbits(64))
     ramp = np.linspace(0, 1, config.size)[:, None, None]
-    top, bottom = noise.uniform(20, 120, (2, 3))
+    top, bottom = noise.uniform(20, 100, (2, 3))
     gradient = (1 - ramp) * top + ramp * bottom
-    cell = config.size // 8
-    texture = np.kron(noise.uniform(-20, 20, (9, 9, 1)), np.ones((cell, cell, 1)))[: config.size, : config.size]
+    cell = -(-config.size // 8)
+    texture = np.kron(noise.uniform(-20, 20, (8, 8, 1)), np.ones((cell, cell, 1)))
     still = gradient + texture[: config.size, : config.size]
     return np.broadcast_to(still.clip(0, 255).astype(np.uint8), shape).copy()
 

@@ -253,7 +253,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
     return dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=16384)
 def _index(path: str, mtime_ns: int, size: int) -> _Index:
     """Index a file; cached, as tokenising and collating ask for the same one (the last two arguments only key it).
 

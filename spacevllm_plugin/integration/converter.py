@@ -22,23 +22,23 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def locate(path: str, media_dir: str) -> str:
-    """A media path, in `media_dir` if it exists there."""
-    inside = os.path.join(media_dir, path)
-    return inside if os.path.exists(inside) else path
+def locate(path: str, folders: list[str]) -> str:
+    """A media path: in the first of the folders that has it, or else as it is."""
+    candidates = (os.path.join(folder, path) for folder in folders)
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), path)
 
 
-def video_source(row: AnnotationRow, index: int, media_dir: str) -> str:
+def video_source(row: AnnotationRow, index: int, folders: list[str]) -> str:
     """One of a row's videos as the string that travels through LLaMA-Factory; the first one has the row's clip."""
     video = row.videos[index]
     media = row.media if index == 0 else None
-    ref = VideoRef(
-        path=locate(video, media_dir) if isinstance(video, str) else None,
-        frames=None if isinstance(video, str) else tuple(locate(frame, media_dir) for frame in video),
-        clip=media.clip if media and media.clip != (0, media.num_frames) else None,
-        fps=media.fps if media and (not isinstance(video, str) or os.path.isdir(locate(video, media_dir))) else None,
-    )
-    return ref.encode()
+    clip = media.clip if media and media.clip != (0, media.num_frames) else None
+    fps = media.fps if media else None
+    if not isinstance(video, str):
+        return VideoRef(frames=tuple(locate(frame, folders) for frame in video), clip=clip, fps=fps).encode()
+
+    path = locate(video, folders)
+    return VideoRef(path=path, clip=clip, fps=fps if os.path.isdir(path) else None).encode()
 
 
 def install(module: ModuleType) -> None:
@@ -62,11 +62,20 @@ def install(module: ModuleType) -> None:
                 error = f"{self.dataset_attr} (id {row.id}): the messages are not user and assistant in turn"
                 return self._output([], [], payload={"error": error})
 
-            media_dir = self.data_args.media_dir
-            images = [locate(image, media_dir) for image in row.images or []]
-            videos = [video_source(row, i, media_dir) for i in range(len(row.videos or []))]
+            folders = self._media_folders()
+            images = [locate(image, folders) for image in row.images or []]
+            videos = [video_source(row, i, folders) for i in range(len(row.videos or []))]
             payload = {"row": json.loads(dump_row(row))}
             return self._output(messages[:-1], messages[-1:], system, images or None, videos or None, payload)
+
+        def _media_folders(self) -> list[str]:
+            """`media_dir` as everywhere in LLaMA-Factory, then the annotation file's own folder."""
+            folders = [self.data_args.media_dir]
+            if self.dataset_attr.load_from == "file":
+                file = os.path.join(self.data_args.dataset_dir, self.dataset_attr.dataset_name)
+                folders.append(os.path.dirname(file))
+
+            return folders
 
         @staticmethod
         def _output(prompt, response, system="", images=None, videos=None, payload=None) -> dict[str, Any]:

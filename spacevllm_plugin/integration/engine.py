@@ -89,3 +89,21 @@ def load_engine(model: str, adapter: str | None = None, **arguments: Any) -> Eng
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
     loaded = load_model(tokenizer, model_args, finetuning_args)
     return Engine(loaded, template, processor, template.mm_plugin.prompter(processor))
+
+
+def row_item(engine: Engine, row: Any, media_dir: Any) -> GroundingItem:
+    """The prompt of an annotation row: its messages up to the last answer.
+
+    Raises:
+        MediaError: A medium cannot be opened.
+    """
+    from .converter import locate, video_source
+
+    messages = [message.model_dump() for message in row.messages]
+    system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
+    if messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+
+    images = [locate(image, [str(media_dir)]) for image in row.images or []]
+    videos = [video_source(row, i, [str(media_dir)]) for i in range(len(row.videos or []))]
+    return engine.item(row.id, row.task, messages, images, videos, row.media, system)

@@ -1,0 +1,55 @@
+"""`spacevllm-cli ground`: one sentence in one video or image."""
+
+import argparse
+from pathlib import Path
+
+from .errors import CommandError
+from .loading import add_model_arguments, load
+
+
+EXAMPLE = 'spacevllm-cli ground --model out/merged --video v.mp4 --query "the man in red who opens the door" --render out.mp4'
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_model_arguments(parser)
+    media = parser.add_mutually_exclusive_group(required=True)
+    media.add_argument("--video", help="video file, or folder of frames")
+    media.add_argument("--image", help="image file")
+    parser.add_argument("--query", required=True, help="the sentence")
+    parser.add_argument("--render", type=Path, action="append", default=[], help=".mp4 or .png to draw; may be repeated")
+    parser.add_argument("--out", type=Path, help="write the prediction row here as well")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Ground and print."""
+    from ..data.plan import open_image
+    from ..data.prompts import instruction
+    from ..data.schema import dump_row
+    from ..inference.grounding import ground_batch
+    from ..inference.render import render, render_image, tube_from_prediction
+
+    suffixes = (".png",) if args.image else (".png", ".mp4")
+    for out in args.render:
+        if out.suffix not in suffixes:
+            raise CommandError(f"--render {out}: the name must end in {' or '.join(suffixes)}")
+
+    engine = load(args)
+    task, tag = ("stvg", "<video>") if args.video else ("rec", "<image>")
+    messages = [{"role": "user", "content": tag + instruction(task, args.query)}]
+    images, videos = ([], [args.video]) if args.video else ([args.image], [])
+    item = engine.item(args.query, task, messages, images, videos)
+    (prediction,) = ground_batch(engine.model, engine.prompter, [item], args.max_new_tokens)
+    print(dump_row(prediction))
+    if args.out:
+        args.out.write_text(dump_row(prediction) + "\n", encoding="utf-8")
+
+    for out in args.render:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tube = tube_from_prediction(prediction)
+        if args.image:
+            render_image(open_image(args.image).convert("RGB"), [tube], out, args.query)
+        else:
+            render(item.videos[0].ref, tube, out, args.query)
+
+        print(f"drawn: {out}")

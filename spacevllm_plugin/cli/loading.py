@@ -1,0 +1,40 @@
+"""Arguments of the commands that load a model."""
+
+import argparse
+from typing import Any
+
+from .errors import CommandError
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and its companions."""
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub id: a SpaceVLLM export, or a base")
+    parser.add_argument("--adapter", help="LoRA adapter folder, on top of --model")
+    parser.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="further LLaMA-Factory argument by its YAML name, for instance video_maxlen=32 or infer_dtype=float32",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer (default: %(default)s)")
+
+
+def load(args: argparse.Namespace) -> Any:
+    """Load the engine; what is wrong with the model becomes one line."""
+    import yaml
+
+    from ..bootstrap import install
+
+    pairs = [pair.partition("=") for pair in args.arg]
+    bad = [name for name, equals, _ in pairs if not equals]
+    if bad:
+        raise CommandError(f"--arg takes NAME=VALUE, not {bad[0]!r}")
+
+    install()
+    from ..integration.engine import load_engine
+
+    try:
+        return load_engine(args.model, args.adapter, **{name: yaml.safe_load(value) for name, _, value in pairs})
+    except (ValueError, OSError) as err:
+        raise CommandError(str(err).strip().splitlines()[0]) from err

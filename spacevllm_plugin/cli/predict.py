@@ -1,0 +1,31 @@
+"""`spacevllm-cli predict`: ground every row of a file."""
+
+import argparse
+from pathlib import Path
+
+from .loading import add_model_arguments, load
+
+
+EXAMPLE = "spacevllm-cli predict --model out/merged --data test.jsonl --media-dir videos --out predictions.jsonl"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_model_arguments(parser)
+    parser.add_argument("--data", type=Path, required=True, help="annotation rows (JSONL)")
+    parser.add_argument("--media-dir", type=Path, help="where relative media paths start (default: beside --data)")
+    parser.add_argument("--out", type=Path, required=True, help="prediction rows (JSONL); run again to go on")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows at once (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict."""
+    from ..data.schema import read_rows
+    from ..inference.predictor import predict_rows
+
+    rows = list(read_rows(args.data))  # a bad row is better known before the model is loaded
+    engine = load(args)
+    counts = predict_rows(
+        engine, rows, args.media_dir or args.data.parent, args.out, args.batch_size, args.max_new_tokens
+    )
+    print(", ".join(f"{count} {name}" for name, count in counts.items()) + f": {args.out}")
