@@ -28,7 +28,7 @@ TICKS = 90_000  # a second in the mp4's clock; fine enough for any frame rate
 SHEET_WIDTH, SHEET_ROWS = 1600, 3
 
 Box = Sequence[float]
-Mark = tuple[Box, str, str]  # box, colour, label
+Mark = tuple[Box | None, str, str]  # box (None: not here now), colour, label
 
 
 @dataclass(frozen=True)
@@ -162,16 +162,19 @@ def draw_frame(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     image = image.copy()
     draw = ImageDraw.Draw(image)
     font = _font(min(image.size))
-    line = max(2, round(min(image.size) / 160))
+    line = max(2, round(min(image.size) / 240))
     drawn = []
     for order, (box, color, label) in enumerate(marks):
+        if box is None:
+            continue
+
         x1, y1, x2, y2 = np.clip(box, 0, [*image.size, *image.size])
         # Not `<=` the other way round: a box with a NaN has to be left out, too.
         if not (x1 < x2 and y1 < y2):
             continue
 
         corners = (int(x1), int(y1), max(int(x1), round(x2) - 1), max(int(y1), round(y2) - 1))
-        # The first box is thicker: where two tubes agree, the second lies on its outer half and both can be seen.
+        # The first tube is drawn thicker: where two agree, the second lies on its outer half and both can be seen.
         draw.rectangle(corners, outline=color, width=line * (len(marks) - order))
         drawn.append((corners, color, label))
 
@@ -224,12 +227,9 @@ class _TimelineBar:
         self.right = width - 2 * self.pad
         for number, (tube, label) in enumerate(zip(tubes, labels)):
             top = self.pad + number * self.row
-            middle = top + self.row / 2
-            draw.text((self.pad, middle), label, fill=tube.color, font=font, anchor="lm")
+            draw.text((self.pad, top + self.row / 2), label, fill=tube.color, font=font, anchor="lm")
             draw.rectangle((self.left, top + 3, self.right, top + self.row - 4), fill=TRACK)
-            if tube.span_frames is None:
-                draw.text((self.left + self.pad, middle), "no span", fill=INK, font=font, anchor="lm")
-            else:
+            if tube.span_frames is not None:
                 x1, x2 = (self.x(seconds) for seconds in timeline.span_seconds(tube.span_frames))
                 draw.rectangle((x1, top + 3, max(x1 + 1, x2), top + self.row - 4), fill=tube.color)
 
@@ -253,9 +253,13 @@ class _TimelineBar:
 
 
 def _marks(tubes: list[Tube], frame: int, scale: float) -> list[Mark]:
-    """The boxes of the tubes that cover a native frame, in pixels of the scaled picture."""
-    there = [tube for tube in tubes if tube.covers(frame) and tube.frames]
-    return [(interpolate_boxes(t.frames, t.boxes, [frame])[0] * scale, t.color, t.label) for t in there]
+    """Each tube with its box at a native frame, in pixels of the scaled picture; None outside its span."""
+
+    def box(tube: Tube) -> Box | None:
+        there = tube.covers(frame) and tube.frames
+        return interpolate_boxes(tube.frames, tube.boxes, [frame])[0] * scale if there else None
+
+    return [(box(tube), tube.color, tube.label) for tube in tubes]
 
 
 def _read_in_chunks(ref: VideoRef, frames: range, frame_bytes: int) -> Iterator[tuple[int, Image.Image]]:
@@ -274,15 +278,15 @@ def _write_mp4(out: Path, stages: Iterable[tuple[Image.Image, float, float]], fp
         # Without B-frames packets come in display order, so that each can be given its own length.
         stream.options = {"crf": "18", "preset": "veryfast", "bf": "0"}
         stream.codec_context.time_base = Fraction(1, TICKS)
-        # Players guess the colour matrix from the size unless it is written in the file.
-        stream.codec_context.colorspace = Colorspace.ITU709
+        # What PyAV converts with; unless the file says so, players guess the colour matrix from the picture's size.
+        stream.codec_context.colorspace = Colorspace.ITU601
         origin, lengths = None, {}
         for image, start, end in stages:
             if origin is None:
                 origin = start
                 stream.width, stream.height = image.size
 
-            frame = av.VideoFrame.from_image(image).reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+            frame = av.VideoFrame.from_image(image).reformat(format="yuv420p")
             frame.pts, frame.time_base = round((start - origin) * TICKS), Fraction(1, TICKS)
             lengths[frame.pts] = round((end - start) * TICKS)
             _mux(container, stream.encode(frame), lengths)

@@ -1,11 +1,13 @@
 """Hook on `chat.hf_engine`: replies of chat, API and web chat carry the tube as one JSON block behind the text."""
 
 import json
+import re
 import threading
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..data.plan import VideoPlan
 from ..data.prompts import read_span
 from ..data.targets import pixel_box
 from .template import is_ours
@@ -15,40 +17,51 @@ _call = threading.local()  # what `_process_args` hands to the `_chat` that call
 
 
 class TubeReply:
-    """Collects one reply's boxes and writes the block."""
+    """Collects one reply's boxes and writes the block.
 
-    def __init__(self, prompter: Any, images: list[Any], videos: list[Any]) -> None:
+    Args:
+        prompter: The backbone's prompter.
+        messages: The conversation, with its media tags.
+        images: Its images.
+        videos: Its videos.
+    """
+
+    def __init__(
+        self, prompter: Any, messages: list[dict[str, str]], images: list[Any], videos: list[Any]
+    ) -> None:
         self.sink: list[Any] = []
-        self.images, self.videos = prompter.plan(images, videos)
+        image_plans, video_plans = map(iter, prompter.plan(images, videos))
+        tags = re.findall("<image>|<video>", "".join(message["content"] for message in messages))
+        self.plans = [next(image_plans) if tag == "<image>" else next(video_plans) for tag in tags]
 
     def block(self, text: str) -> str:
         """The JSON block for a reply; empty where the prompt held no image or video.
 
-        One object per medium, videos first: `{"video": i, "span_seconds", "span_frames", "frames", "boxes"}` or
-        `{"image": i, "box"}`; boxes are xyxy pixels of the original frame, spans half-open native frames.
+        One object per medium, in order of appearance: `{"kind": "video", "span_seconds", "span_frames", "frames",
+        "boxes"}` or `{"kind": "image", "box"}`; boxes are xyxy pixels of the original frame, spans half-open ranges of
+        native frames, null where the text names none.
         """
         if not self.sink:
             return ""
 
         boxes = iter(self.sink[0].tolist())
         span = read_span(text)
-        entries = []
-        # Chat puts images before videos wherever the user did not place the tags.
-        for i, plan in enumerate(self.images):
-            entries.append({"image": i, "box": _rounded(next(boxes), plan)})
-
-        for i, plan in enumerate(self.videos):
-            entries.append(
-                {
-                    "video": i,
+        tubes = []
+        for plan in self.plans:
+            if isinstance(plan, VideoPlan):
+                tube = {
+                    "kind": "video",
                     "span_seconds": span,
                     "span_frames": plan.timeline.span_frames(span, plan.clip) if span else None,
                     "frames": plan.frames,
                     "boxes": [_rounded(next(boxes), plan) for _ in plan.frames],
                 }
-            )
+            else:
+                tube = {"kind": "image", "box": _rounded(next(boxes), plan)}
 
-        return "\n\n```json\n" + json.dumps({"tubes": entries}) + "\n```"
+            tubes.append(tube)
+
+        return "\n\n```json\n" + json.dumps({"tubes": tubes}) + "\n```"
 
 
 def _rounded(box: list[float], plan: Any) -> list[float]:
@@ -62,14 +75,14 @@ def install(module: ModuleType) -> None:
 
     @wraps(process_args)
     def _process_args(model, tokenizer, processor, template, generating_args, messages, *args, **kwargs):
-        # Taken before the call: it writes the media tags into the messages.
         gen_kwargs, prompt_length = process_args(
             model, tokenizer, processor, template, generating_args, messages, *args, **kwargs
         )
         _call.reply = None
         if is_ours(template):
+            # The call above has written the tags of media that the user did not place into the messages.
             images, videos = (list(args[i] or []) if len(args) > i else [] for i in (2, 3))
-            _call.reply = TubeReply(template.mm_plugin.prompter(processor), images, videos)
+            _call.reply = TubeReply(template.mm_plugin.prompter(processor), messages, images, videos)
             gen_kwargs["box_sink"] = _call.reply.sink
 
         return gen_kwargs, prompt_length
@@ -85,21 +98,27 @@ def install(module: ModuleType) -> None:
     @wraps(stream_chat)
     def _stream_chat(*args, **kwargs):
         stream = stream_chat(*args, **kwargs)
-        reply, pieces = _call.reply, []
+        reply = _call.reply
         if reply is None:
             return stream
 
-        def stream_with_block():
-            if pieces is None or (pieces and pieces[-1] is None):
-                raise StopAsyncIteration()
-
+        def pieces():
+            text = ""
             try:
-                pieces.append(stream())
-                return pieces[-1]
+                while True:
+                    piece = stream()
+                    text += piece
+                    yield piece
             except StopAsyncIteration:
-                text = "".join(pieces)
-                pieces.append(None)
-                return reply.block(text)
+                yield reply.block(text)
+
+        iterator = pieces()
+
+        def stream_with_block():
+            try:
+                return next(iterator)
+            except StopIteration:
+                raise StopAsyncIteration() from None
 
         return stream_with_block
 

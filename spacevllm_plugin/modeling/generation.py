@@ -24,14 +24,16 @@ class SpaceVLLMGenerationMixin:
         Args:
             *args: As for `GenerationMixin.generate`.
             box_sink: Receives the boxes of all query tokens, (total_queries, 4) normalised (cx, cy, w, h) in order of
-                appearance; nothing where the prompt has no query. They come out of the prefill that generation runs
-                anyway: no token and no second pass is spent on them.
+                appearance in the prompts given, whatever the beams; nothing where the prompt has no query. They come
+                out of the prefill that generation runs anyway: no token and no second pass is spent on them.
             **kwargs: As for `GenerationMixin.generate`.
         """
-        _prefill.boxes = None
+        _prefill.boxes, _prefill.sizes, _prefill.copies = None, None, 1
         output = super().generate(*args, **kwargs)
         if box_sink is not None and _prefill.boxes is not None:
-            box_sink.append(_prefill.boxes)
+            # Beams and further return sequences share their prompt, and so its boxes.
+            rows = _prefill.boxes.split(_prefill.sizes) if _prefill.copies > 1 else [_prefill.boxes]
+            box_sink.append(torch.cat(rows[:: _prefill.copies]))
 
         return output
 
@@ -46,6 +48,7 @@ class SpaceVLLMGenerationMixin:
         flat = {name: model_kwargs.pop(name) for name in self.per_query_inputs if model_kwargs.get(name) is not None}
         if flat and expand_size > 1:
             counts = (input_ids == self.config.staq_token_id).sum(dim=-1).tolist()
+            _prefill.sizes, _prefill.copies = [count for count in counts for _ in range(expand_size)], expand_size
             for name, value in flat.items():
                 rows = [part for part in value.split(counts) for _ in range(expand_size)]
                 flat[name] = torch.cat(rows)

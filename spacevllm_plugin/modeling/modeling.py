@@ -151,6 +151,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
             inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
             kwargs.update(language_inputs)
+        elif is_prefill:
+            self._refuse_media(input_ids)
 
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
@@ -183,6 +185,15 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             result.logits = self.lm_head(states[:, kept, :])
 
         return result
+
+    def _refuse_media(self, input_ids: torch.Tensor) -> None:
+        ids = torch.tensor([*self.visual_token_ids, self.config.staq_token_id], device=input_ids.device)
+        if torch.isin(input_ids, ids).any():
+            raise ValueError(
+                "The prompt holds images or videos but comes without `staq_layout`, so they would not be seen. Prepare "
+                "it with one of SpaceVLLM's templates (`template: spacevllm` and the like), not with the backbone's own "
+                "processor."
+            )
 
     def _decode_boxes(
         self, input_ids: torch.Tensor, is_query: torch.Tensor, layout: Layout, states: torch.Tensor

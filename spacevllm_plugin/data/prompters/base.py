@@ -176,22 +176,29 @@ class Prompter(ABC):
             owners += [(plan, i) for i in range(len(plan.groups) if isinstance(plan, VideoPlan) else 1)]
 
         lines = []
+        turn_end, caption = -1, (0, 0)
         for position, (plan, index) in zip(queries, owners):
+            if position > turn_end:
+                turn_end, caption = self._caption(ids, queries, owners, position)
+
             grid, count, milliseconds = self.grid(plan), 1, 0
             if isinstance(plan, VideoPlan):
                 count, milliseconds = len(plan.groups), round(plan.seconds[index] * 1000)
             else:
                 index = -1
 
-            start, end = self._caption(ids, queries, owners, position)
+            start, end = caption
             lines.append([index, count, grid.rows, grid.columns, grid.stride, start - position, end - start, milliseconds])
 
         return plans, lines
 
     def _caption(
         self, ids: list[int], queries: list[int], owners: list[tuple[VideoPlan | ImagePlan, int]], position: int
-    ) -> tuple[int, int]:
-        """Half-open token range of a query's caption: the text of its turn behind the last medium, or before the first."""
+    ) -> tuple[int, tuple[int, int]]:
+        """The end of a query's turn, and the half-open token range of its caption.
+
+        The caption is the text of the turn behind its last medium, or where that is blank, before its first.
+        """
         turn_start, turn_end, *visual = self._ids(TURN_START, TURN_END, self.image_token, self.video_token)
         begin = max((i for i in range(position) if ids[i] == turn_start), default=-1)
         end = next((i for i in range(position, len(ids)) if ids[i] == turn_end), len(ids))
@@ -201,11 +208,20 @@ class Prompter(ABC):
         if isinstance(plan, VideoPlan):
             start += self._length(self.video_suffix(plan))
 
-        if start < end:
-            return start, end
+        if self.processor.tokenizer.decode(ids[start:end]).strip():
+            return end, (start, end)
 
         start = begin + 1 + (self._length(USER_PREFIX) if begin >= 0 else 0)
-        return start, next(i for i in range(start, position + 1) if ids[i] in visual or i == position)
+        first_visual = next(i for i in range(start, position) if ids[i] in visual)
+        plan, _ = next(owner for query, owner in zip(queries, owners) if query > start)
+        return end, (start, max(first_visual - self._length(self._opening(plan)), start))
+
+    def _opening(self, plan: VideoPlan | ImagePlan) -> str:
+        """What stands before a medium's first visual token."""
+        if isinstance(plan, VideoPlan):
+            return self.video_text(plan, self.grid(plan)).partition(self.video_token)[0]
+
+        return self.image_text(self.grid(plan)).partition(self.image_token)[0]
 
     def _ids(self, *tokens: str) -> list[int]:
         return self.processor.tokenizer.convert_tokens_to_ids(list(tokens))

@@ -53,8 +53,8 @@ class SpaceVLLMQwen2_5_VLForConditionalGeneration(SpaceVLLMQwenMixin, Qwen2_5_VL
             origin = offset = first_time = 0
             for query in (q for q, r in enumerate(rows) if r == row):
                 start, end, h, w = starts[query], ends[query], grid_h[query], grid_w[query]
-                if not valid or end > valid[-1]:
-                    break  # the stand-in image of a batch without media is masked out
+                if not valid or not valid[0] <= end <= valid[-1]:
+                    continue  # the stand-in image of a batch without media is masked out
 
                 if start > cursor:
                     positions[:, row, cursor:start] = torch.arange(
@@ -69,13 +69,17 @@ class SpaceVLLMQwen2_5_VLForConditionalGeneration(SpaceVLLMQwenMixin, Qwen2_5_VL
 
                 lines = torch.arange(h, device=input_ids.device).repeat_interleave(w)
                 columns = torch.arange(w, device=input_ids.device).repeat(h)
-                positions[0, row, start:end] = origin + offset
-                positions[1, row, start : start + h * w] = origin + lines
-                positions[2, row, start : start + h * w] = origin + columns
+                grid_end = start + h * w
+                positions[0, row, start:grid_end] = origin + offset
+                positions[1, row, start:grid_end] = origin + lines
+                positions[2, row, start:grid_end] = origin + columns
+                # Between an image and its query stands the end of its vision block, which is text.
                 beyond = origin + max(h, w)
+                positions[:, row, grid_end:end] = torch.arange(beyond, beyond + end - grid_end, device=input_ids.device)
+                beyond += end - grid_end
                 positions[0, row, end] = origin + offset
                 positions[1:, row, end] = beyond
-                following = max(following, origin + offset, beyond) + 1
+                following = max(following, origin + offset + 1, beyond + 1)
                 cursor = end + 1
 
             if valid:

@@ -1,0 +1,146 @@
+"""What the tests share: tiny checkpoints, a small synthetic set, engines, prompts and batches."""
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spacevllm_plugin.data.schema import AnnotationRow, Media
+from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.modeling.tiny import make_tiny
+
+
+BACKBONES = ("llava_onevision", "qwen3_vl", "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """`tiny_base(backbone)`: folder of a tiny plain checkpoint."""
+
+    @cache
+    def base(backbone):
+        torch.set_num_threads(1)  # more threads only slow a model this small down
+        out = tmp_path_factory.mktemp(f"tiny_{backbone}")
+        make_tiny(backbone, out, seed=0)
+        return out
+
+    return base
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    folder: Path
+    rows: list[AnnotationRow]
+
+    def of(self, task, index=0):
+        """Row number `index` of a task."""
+        return [row for row in self.rows if row.task == task][index]
+
+
+@pytest.fixture(scope="session")
+def synthetic_set(tmp_path_factory):
+    """Three videos of 12 frames of 48 x 48 pixels at 2 a second, with rows of all four tasks."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    return SyntheticSet(folder, write_set(folder, SynthConfig(num_videos=3, tasks=("stvg", "vtg", "rec", "qa"))))
+
+
+@pytest.fixture(scope="session")
+def make_engine(tiny_base):
+    """`make_engine(backbone, **arguments)`: an engine over the tiny base; the same arguments give the same object."""
+    engines = {}
+
+    def make(backbone, **arguments):
+        key = json.dumps([backbone, arguments], sort_keys=True)
+        if key not in engines:
+            from spacevllm_plugin.integration.engine import load_engine
+
+            torch.manual_seed(0)  # the fresh heads'
+            engines[key] = load_engine(str(tiny_base(backbone)), infer_dtype="float32", **arguments)
+            engines[key].model.requires_grad_(True)
+
+        return engines[key]
+
+    return make
+
+
+@pytest.fixture(scope="session", params=BACKBONES)
+def engine(request, make_engine):
+    """An engine of each backbone in turn, with everything at its default."""
+    return make_engine(request.param)
+
+
+def picture(number, width=48, height=48):
+    """A picture that no other number gives."""
+    rng = np.random.default_rng(number)
+    return rng.integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+
+
+def write_video(path, count, width=48, height=48, fps=4, times=None, first=0):
+    """Encode pictures `first`, `first + 1`, …; `times` in milliseconds where the rate varies."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "1"})
+        stream.width, stream.height, stream.pix_fmt, stream.thread_count = width, height, "yuv420p", 1
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(first + number, width, height), "rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+
+            output.mux(stream.encode(frame))
+
+        output.mux(stream.encode(None))
+
+    return str(path)
+
+
+def write_image(path, number=0, width=48, height=48):
+    Image.fromarray(picture(number, width, height)).save(path)
+    return str(path)
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def prompt(engine, content, images=(), videos=(), task="qa"):
+    """A one-turn prompt, or a conversation where `content` is a list of messages."""
+    messages = [user(content)] if isinstance(content, str) else content
+    media = Media(width=48, height=48) if images or videos else None
+    return engine.item("x", task, messages, list(images), list(videos), media)
+
+
+def collate(engine, items, side="left", extra=0):
+    """The model's inputs for a batch of prompts, padded on one side by `extra` more tokens than needed."""
+    pad = engine.processor.tokenizer.pad_token_id
+    length = max(len(item.token_ids) for item in items) + extra
+    ids, masks = [], []
+    for item in items:
+        fill = length - len(item.token_ids)
+        before, after = (fill, 0) if side == "left" else (0, fill)
+        ids.append([pad] * before + item.token_ids + [pad] * after)
+        masks.append([0] * before + [1] * len(item.token_ids) + [0] * after)
+
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(masks)}
+    if any(item.images or item.videos for item in items):
+        inputs |= engine.prompter.model_inputs(
+            [item.token_ids for item in items], [item.images for item in items], [item.videos for item in items]
+        )
+
+    return inputs
+
+
+def text_of(engine, ids):
+    return engine.processor.tokenizer.decode(ids)
+
+
+def staq_id(engine):
+    return engine.processor.tokenizer.convert_tokens_to_ids("<|staq|>")

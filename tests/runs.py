@@ -1,0 +1,85 @@
+"""Running LLaMA-Factory from the tests: in this process where one will do, as commands where it must be real."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+TEMPLATES = {
+    "qwen3_vl": "spacevllm_qwen3_vl",
+    "qwen2_5_vl": "spacevllm_qwen2_5_vl",
+    "llava_onevision": "spacevllm",
+}
+
+BASE = {
+    "stage": "sft",
+    "finetuning_type": "full",
+    "freeze_vision_tower": False,
+    "freeze_multi_modal_projector": False,
+    "disable_gradient_checkpointing": True,
+    "cutoff_len": 2048,
+    "overwrite_output_dir": True,
+    "overwrite_cache": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "learning_rate": 1.0e-3,
+    "lr_scheduler_type": "constant",
+    "video_maxlen": 6,
+    "video_max_pixels": 48 * 48,
+    "image_max_pixels": 48 * 48,
+    "dataloader_num_workers": 0,
+    "disable_shuffling": True,
+    "use_cpu": True,
+    "seed": 0,
+}
+
+
+def arguments(model: Path, data: Path, out: Path, backbone: str = "qwen3_vl", **overrides) -> dict:
+    """Arguments of a short training run."""
+    paths = {"model_name_or_path": str(model), "dataset_dir": str(data), "output_dir": str(out)}
+    return {**BASE, **paths, "template": TEMPLATES[backbone], "do_train": True, **overrides}
+
+
+def train(model: Path, data: Path, out: Path, **overrides) -> list[dict]:
+    """Train in this process; returns the log."""
+    from llamafactory.train.tuner import run_exp
+
+    run_exp(arguments(model, data, out, **overrides))
+    return json.loads((out / "trainer_state.json").read_text())["log_history"]
+
+
+def command(*args: str, env: dict | None = None, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a command of the environment, for instance `llamafactory-cli` or `torchrun`."""
+    executable = Path(sys.executable).with_name(args[0])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})}
+    result = subprocess.run([str(executable), *args[1:]], capture_output=True, text=True, env=environment)
+    assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
+    return result
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint or an adapter."""
+    files = sorted(folder.glob("*.safetensors"))
+    assert files, f"no weights in {folder}"
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Largest absolute difference between two sets of tensors of the same names."""
+    assert a.keys() == b.keys()
+    return max((a[name].float() - b[name].float()).abs().max().item() for name in a)
+
+
+def write_data(folder: Path, rows: list[dict], **sets: dict) -> Path:
+    """A dataset_dir with one set called `rows`, and further entries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    info = {"rows": {"file_name": "rows.jsonl", "formatting": "spacevllm"}, **sets}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return folder

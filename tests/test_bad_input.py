@@ -1,0 +1,184 @@
+"""Bad input: one clear line, nothing lost."""
+
+import json
+import math
+
+import pytest
+from runs import train, write_data
+
+from spacevllm_plugin.data.schema import read_rows
+from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.integration.dataset import BadRowsError
+from spacevllm_plugin.modeling.tiny import make_tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bad") / "base"
+    make_tiny("qwen3_vl", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad") / "data"
+    write_set(folder, SynthConfig(num_videos=2, seed=5))
+    return folder, [row.model_dump(exclude_none=True) for row in read_rows(folder / "annotations.jsonl")]
+
+
+def changed(row: dict, new_id: str, **changes) -> dict:
+    """A copy of a row with other values at dotted paths."""
+    row = json.loads(json.dumps({**row, "id": new_id}))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        holder = row
+        for parent in parents:
+            holder = holder[parent]
+
+        holder[last] = value
+
+    return row
+
+
+def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:
+    """id -> (a bad row, what its message must say)."""
+    (folder / "videos" / "garbage.mp4").write_bytes(b"this is no video" * 100)
+    (folder / "videos" / "empty.mp4").write_bytes(b"")
+    width = row["media"]["width"]
+    frames = row["target"]["frames"]
+    cases = {
+        "missing": ({"videos": ["videos/nowhere.mp4"]}, "nowhere.mp4"),
+        "garbage": ({"videos": ["videos/garbage.mp4"]}, "garbage.mp4"),
+        "empty": ({"videos": ["videos/empty.mp4"]}, "empty.mp4"),
+        "outside": ({"target__span_frames": [4, 99]}, "outside the video"),
+        "reversed": ({"target__span_frames": [6, 4]}, "empty or reversed"),
+        "box-outside": ({"target__boxes": [[0, 0, width + 9, 5]] * len(frames)}, "leaves the"),
+        "box-empty": ({"target__boxes": [[5, 5, 5, 5]] * len(frames)}, "empty or reversed"),
+        "no-tag": ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "<video>"),
+    }
+    return {name: (changed(row, name, **changes), says) for name, (changes, says) in cases.items()}
+
+
+def test_every_bad_row_is_named_before_the_first_step(base, good, tmp_path):
+    folder, rows = good
+    bad = bad_rows(folder, rows[0])
+    write_data(folder, [rows[0], *(row for row, _ in bad.values()), rows[1]])
+    with pytest.raises(BadRowsError) as error:
+        train(base, folder, tmp_path / "out", dataset="rows", max_steps=1)
+
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(f"{len(bad)} of {len(bad) + 2} rows")
+    for name, (_, says) in bad.items():
+        (line,) = [line for line in lines if f"id {name}" in line]
+        assert says in line
+
+    assert "bad_media: skip" in lines[-1]
+
+
+def test_bad_rows_are_left_out_on_request(base, good, tmp_path, capsys):
+    folder, rows = good
+    bad = bad_rows(folder, rows[0])
+    write_data(folder, [*rows, *(row for row, _ in bad.values())])
+    log = train(
+        base, folder, tmp_path / "out", dataset="rows", num_train_epochs=1, per_device_train_batch_size=1, bad_media="skip"
+    )
+    assert max(entry["step"] for entry in log) == len(rows)
+
+
+def test_nan_box_is_named():
+    from spacevllm_plugin.data.schema import RowError, parse_row
+
+    row = {
+        "id": "x",
+        "task": "rec",
+        "messages": [{"role": "user", "content": "<image>a"}, {"role": "assistant", "content": "b"}],
+        "images": ["a.png"],
+        "media": {"width": 10, "height": 10},
+        "target": {"frames": [0], "boxes": [[0, 0, math.nan, 5]]},
+    }
+    with pytest.raises(RowError, match=r"id x.*box at frame 0 is not a number"):
+        parse_row(row)
+
+
+def test_too_small_cutoff_names_the_needed_length(base, good, tmp_path):
+    folder, rows = good
+    write_data(folder, rows[:1])
+    with pytest.raises(BadRowsError) as error:
+        train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, cutoff_len=64)
+
+    assert "needs `cutoff_len` of at least" in str(error.value)
+    needed = int(str(error.value).split("at least ")[1].split(",")[0])
+    train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, cutoff_len=needed)
+
+
+def test_video_that_breaks_during_training(base, good, tmp_path):
+    """It was readable when the rows were checked; `skip` goes on without it, the default stops."""
+    from spacevllm_plugin.data import video
+
+    folder, rows = good
+    (folder / "videos" / "late.mp4").write_bytes((folder / rows[0]["videos"][0]).read_bytes())
+    write_data(folder, [changed(rows[0], "late", videos=["videos/late.mp4"]), rows[1], rows[2]])
+    read = video._read_file
+
+    def break_late(ref, *args, **kwargs):
+        if "late" in ref.path:
+            raise video.MediaError(f"{ref.path}: broken meanwhile")
+
+        return read(ref, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, "_read_file", break_late)
+        with pytest.raises(video.MediaError, match="late.mp4: broken meanwhile"):
+            train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, per_device_train_batch_size=3)
+
+        log = train(
+            base,
+            folder,
+            tmp_path / "out",
+            dataset="rows",
+            max_steps=1,
+            per_device_train_batch_size=3,
+            bad_media="skip",
+        )
+        assert math.isfinite(log[0]["loss"])
+
+
+@pytest.mark.parametrize("option", [{"packing": True}, {"neat_packing": True}, {"packing": True, "neat_packing": True}])
+def test_packing_is_refused(base, good, tmp_path, option):
+    folder, rows = good
+    write_data(folder, rows)
+    with pytest.raises(ValueError, match="does not pack"):
+        train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, **option)
+
+
+def test_template_and_model_must_match(base, good, tmp_path):
+    folder, rows = good
+    write_data(folder, rows)
+    with pytest.raises(ValueError, match="template and model do not match"):
+        train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, template="spacevllm_qwen2_5_vl")
+
+
+def test_base_without_room_for_the_placeholder(base, good, tmp_path):
+    from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+    folder, rows = good
+    write_data(folder, rows)
+    full = tmp_path / "full"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(full)
+    AutoProcessor.from_pretrained(base).save_pretrained(full)
+    tokenizer.save_pretrained(full)
+    with pytest.raises(ValueError, match="No room for the placeholder token"):
+        train(full, folder, tmp_path / "out", dataset="rows", max_steps=1)
+
+
+def test_unknown_backbone(tmp_path):
+    from transformers import Qwen2Config
+
+    from spacevllm_plugin.integration.engine import load_engine
+
+    Qwen2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model type `qwen2`; SpaceVLLM knows: "):
+        load_engine(str(tmp_path))

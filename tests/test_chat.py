@@ -1,0 +1,98 @@
+"""Chat and its stream: the text, then one JSON block with the tubes."""
+
+import asyncio
+import json
+
+import pytest
+from runs import TEMPLATES
+
+from spacevllm_plugin.data.schema import read_rows
+from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.modeling.tiny import make_tiny
+
+
+@pytest.fixture(scope="module", params=list(TEMPLATES))
+def chat_model(request, tmp_path_factory):
+    from llamafactory.chat import ChatModel
+
+    base = tmp_path_factory.mktemp("chat") / "base"
+    make_tiny(request.param, base)
+    return ChatModel(
+        {
+            "model_name_or_path": str(base),
+            "template": TEMPLATES[request.param],
+            "infer_dtype": "float32",
+            "video_maxlen": 6,
+            "max_new_tokens": 8,
+            "do_sample": False,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chat") / "data"
+    write_set(folder, SynthConfig(num_videos=2, seed=1, tasks=("stvg", "rec")))
+    rows = list(read_rows(folder / "annotations.jsonl"))
+    videos = sorted({row.videos[0] for row in rows if row.videos})
+    return [str(folder / video) for video in videos], [str(folder / row.images[0]) for row in rows if row.images]
+
+
+def block(text: str) -> list[dict]:
+    before, _, rest = text.partition("```json\n")
+    return json.loads(rest.partition("\n```")[0])["tubes"]
+
+
+def test_reply_carries_the_tube(chat_model, media):
+    videos, _ = media
+    messages = [{"role": "user", "content": "When and where does the red circle move?"}]
+    (response,) = chat_model.chat(messages, videos=videos[:1])
+    (tube,) = block(response.response_text)
+    assert tube["kind"] == "video"
+    assert len(tube["frames"]) == len(tube["boxes"]) >= 3
+    assert all(0 <= x1 <= x2 <= 48 and 0 <= y1 <= y2 <= 48 for x1, y1, x2, y2 in tube["boxes"])
+
+
+def test_stream_gives_the_same(chat_model, media):
+    videos, _ = media
+    messages = [{"role": "user", "content": "When and where does the red circle move?"}]
+    (whole,) = chat_model.chat([dict(message) for message in messages], videos=videos[:1])
+    streamed = "".join(chat_model.stream_chat([dict(message) for message in messages], videos=videos[:1]))
+    assert block(streamed) == block(whole.response_text)
+
+
+def test_media_come_in_order_of_appearance(chat_model, media):
+    videos, images = media
+    messages = [{"role": "user", "content": "<image>First this, then<video>that."}]
+    (response,) = chat_model.chat(messages, images=images[:1], videos=videos[:1])
+    assert [tube["kind"] for tube in block(response.response_text)] == ["image", "video"]
+
+
+def test_text_alone_gets_no_block(chat_model):
+    (response,) = chat_model.chat([{"role": "user", "content": "Hello"}])
+    assert "```json" not in response.response_text
+
+
+def test_several_answers_to_one_prompt(chat_model, media):
+    videos, _ = media
+    messages = [{"role": "user", "content": "When and where does the red circle move?"}]
+    first, second = chat_model.chat(messages, videos=videos[:1], num_return_sequences=2)
+    assert block(first.response_text)[0]["boxes"] == block(second.response_text)[0]["boxes"]
+
+
+def test_two_requests_at_once_keep_their_own_tubes(chat_model, media):
+    """`MAX_CONCURRENT` lets generations run side by side."""
+    videos, _ = media
+    engine = chat_model.engine
+    engine.semaphore = asyncio.Semaphore(2)
+
+    async def ask(video):
+        messages = [{"role": "user", "content": "When and where does the red circle move?"}]
+        (response,) = await engine.chat(messages, videos=[video])
+        return block(response.response_text)[0]["boxes"]
+
+    async def both():
+        return await asyncio.gather(ask(videos[0]), ask(videos[1]))
+
+    alone = [asyncio.run(ask(video)) for video in videos]
+    assert asyncio.run(both()) == alone

@@ -1,0 +1,212 @@
+"""The space decoder against its formula, and the space loss against torchvision."""
+
+import math
+
+import pytest
+import torch
+from torchvision.ops import box_convert, generalized_box_iou
+
+from spacevllm_plugin.modeling.losses import space_losses
+from spacevllm_plugin.modeling.space_decoder import SpaceDecoder
+
+
+WIDTH = 8
+
+
+def decoder(attention="parameter_free", anchor="attention", layers=3, seed=0):
+    torch.manual_seed(seed)
+    return SpaceDecoder(WIDTH, attention, layers, anchor)
+
+
+def inputs(seed=1, queries=3, visual=6, caption=4):
+    torch.manual_seed(seed)
+    return {
+        "queries": torch.randn(queries, WIDTH),
+        "visual": torch.randn(queries, visual, WIDTH),
+        "visual_mask": torch.ones(queries, visual, dtype=torch.bool),
+        "centers": torch.rand(queries, visual, 2),
+        "caption": torch.randn(queries, caption, WIDTH),
+        "caption_mask": torch.ones(queries, caption, dtype=torch.bool),
+    }
+
+
+def by_the_formula(model, q, V, T, centers, anchor):
+    """PAPER.md's formulas for one frame, with loops where the module has batches."""
+    scale, maps = math.sqrt(WIDTH), model.projections
+    project = (lambda name, x: x) if maps is None else lambda name, x: x @ maps[name].weight.T + maps[name].bias
+    enhanced = []
+    for v in V:
+        scores = torch.stack([project("visual_query", v) @ project("caption_key", t) / scale for t in T])
+        enhanced.append(v + sum(w * t for w, t in zip(torch.softmax(scores, 0), T)))
+
+    scores = torch.stack([project("staq_query", q) @ project("visual_key", v) / scale for v in enhanced])
+    weights = torch.softmax(scores, 0)
+    x = q + sum(w * v for w, v in zip(weights, enhanced))
+    for i, layer in enumerate(model.mlp.layers):
+        x = x @ layer.weight.T + layer.bias
+        x = x.clamp(min=0) if i < len(model.mlp.layers) - 1 else x
+
+    if anchor == "attention":
+        reference = sum(w * c for w, c in zip(weights, centers))
+        x = x + torch.cat([torch.log(reference / (1 - reference)), torch.zeros(2)])
+
+    return torch.sigmoid(x)
+
+
+@pytest.mark.parametrize("attention", ["parameter_free", "projected"])
+@pytest.mark.parametrize("anchor", ["attention", "none"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_boxes_follow_the_formula(attention, anchor, layers):
+    model, given = decoder(attention, anchor, layers), inputs()
+    boxes = model(**given)
+    for i in range(3):
+        expected = by_the_formula(
+            model, given["queries"][i], given["visual"][i], given["caption"][i], given["centers"][i], anchor
+        )
+        assert torch.allclose(boxes[i], expected, atol=1e-6)
+
+
+def test_one_patch_by_hand():
+    """One patch and one caption token: both attentions are certain, so V' = v + t and q' = q + v + t."""
+    model = SpaceDecoder(2, "parameter_free", 1, "attention")
+    model.mlp.layers[0].weight.data = torch.tensor([[1.0, 0], [0, 1.0], [1.0, 1.0], [0, 0]])
+    model.mlp.layers[0].bias.data.zero_()
+    true = torch.ones(1, 1, dtype=torch.bool)
+    box = model(
+        queries=torch.tensor([[0.1, 0.2]]),
+        visual=torch.tensor([[[1.0, -1.0]]]),
+        visual_mask=true,
+        centers=torch.tensor([[[0.25, 0.5]]]),
+        caption=torch.tensor([[[0.5, 0.5]]]),
+        caption_mask=true,
+    )
+    x, y = 0.1 + 1.0 + 0.5, 0.2 - 1.0 + 0.5
+    expected = [x + math.log(0.25 / 0.75), y, x + y, 0.0]
+    assert box[0].tolist() == pytest.approx([1 / (1 + math.exp(-value)) for value in expected], abs=1e-6)
+
+
+def test_the_anchor_alone_puts_the_box_on_the_patch_attended_to():
+    """With a silent MLP the box's centre is the attended patch's centre, whatever the grid."""
+    model, given = decoder(), inputs(queries=1)
+    for layer in model.mlp.layers:
+        layer.weight.data.zero_()
+        layer.bias.data.zero_()
+
+    given["queries"] = 100 * given["visual"][:, 2]  # sees nothing but patch 2
+    given["caption_mask"][:] = False
+    box = model(**given)[0]
+    assert torch.allclose(box[:2], given["centers"][0, 2], atol=1e-3)
+    assert box[2:].tolist() == [0.5, 0.5]
+
+
+def test_the_anchor_adds_no_parameter_and_parameter_free_means_the_mlp_only():
+    names = {name.split(".")[0] for name, _ in decoder().named_parameters()}
+    assert names == {"mlp"}
+    assert {n for n, _ in decoder(anchor="none").named_parameters()} == {n for n, _ in decoder().named_parameters()}
+    assert sum("projections" in name for name, _ in decoder("projected").named_parameters()) == 8
+
+
+@pytest.mark.parametrize("attention", ["parameter_free", "projected"])
+def test_padding_of_patches_and_captions_changes_nothing(attention):
+    model, given = decoder(attention), inputs()
+    padded = {name: value.clone() for name, value in given.items()}
+    for name, mask in (("visual", "visual_mask"), ("caption", "caption_mask")):
+        padded[name] = torch.cat([given[name], 1e3 * torch.ones(3, 5, WIDTH)], dim=1)
+        padded[mask] = torch.cat([given[mask], torch.zeros(3, 5, dtype=torch.bool)], dim=1)
+
+    padded["centers"] = torch.cat([given["centers"], torch.full((3, 5, 2), 0.99)], dim=1)
+    assert torch.allclose(model(**given), model(**padded), atol=1e-6)
+
+
+def test_an_empty_caption_leaves_the_patches_as_they_are():
+    model, given = decoder(), inputs()
+    given["caption_mask"][0] = False
+    boxes = model(**given)
+    nothing = torch.zeros(1, WIDTH)  # one caption token of zeros adds zero to every patch
+    expected = by_the_formula(
+        model, given["queries"][0], given["visual"][0], nothing, given["centers"][0], anchor="attention"
+    )
+    assert torch.allclose(boxes[0], expected, atol=1e-6)
+    assert torch.allclose(boxes[1:], model(**inputs())[1:], atol=1e-6)
+
+
+def test_the_caption_matters():
+    model, given = decoder(), inputs()
+    assert not torch.allclose(model(**given), model(**{**given, "caption": -given["caption"]}), atol=1e-4)
+
+
+def test_computes_in_fp32_under_autocast():
+    model, given = decoder("projected"), inputs()
+    expected = model(**given)
+    with torch.autocast("cpu", torch.bfloat16):
+        boxes = model(**given)
+
+    assert boxes.dtype == torch.float32 and torch.equal(boxes, expected)
+
+
+@pytest.mark.parametrize("attention", ["parameter_free", "projected"])
+def test_computes_in_fp32_from_bf16_weights_and_states(attention):
+    """Only the weights and the states are rounded, nothing in between is."""
+    half = decoder(attention).bfloat16()
+    same = decoder(attention)
+    same.load_state_dict(half.state_dict())
+    given = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs().items()}
+    boxes = half(**given)
+    upcast = {name: value.float() if value.is_floating_point() else value for name, value in given.items()}
+    assert boxes.dtype == torch.float32 and torch.equal(boxes, same(**upcast))
+
+
+# The space loss.
+
+
+def test_losses_by_hand():
+    """A unit of the frame against its left half: L1 .25 + .5, IoU = GIoU = .5; and two apart: GIoU -.5."""
+    predicted = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.125, 0.5, 0.25, 1.0]])
+    true = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.875, 0.5, 0.25, 1.0]])
+    l1, giou = space_losses(predicted, true)
+    assert l1.item() == pytest.approx((0.75 + 0.75) / 2)
+    assert giou.item() == pytest.approx(((1 - 0.5) + (1 + 0.5)) / 2, abs=1e-5)
+
+
+def test_giou_is_torchvisions_and_nan_lines_count_for_nothing():
+    torch.manual_seed(0)
+    boxes, targets = torch.rand(2, 10, 4) * 0.5 + 0.1
+    valid = torch.arange(10) % 3 != 0
+    given = torch.where(valid[:, None], targets, torch.nan)
+    l1, giou = space_losses(boxes, given)
+    boxes, targets = boxes[valid], targets[valid]
+    matrix = generalized_box_iou(*(box_convert(part, "cxcywh", "xyxy") for part in (boxes, targets)))
+    assert l1.item() == pytest.approx((boxes - targets).abs().sum().item() / int(valid.sum()))
+    assert giou.item() == pytest.approx((1 - matrix.diagonal()).mean().item(), abs=1e-5)
+
+
+def test_sums_are_divided_by_the_whole_batchs_number_of_boxes():
+    torch.manual_seed(0)
+    boxes, targets = torch.rand(2, 8, 4)
+    parts = [space_losses(boxes[s], targets[s], num_boxes=8) for s in (slice(0, 3), slice(3, 8))]
+    whole = space_losses(boxes, targets)
+    assert torch.allclose(torch.tensor(parts).sum(0), torch.tensor(whole))
+
+
+def test_gradient_comes_from_the_lines_with_a_target_only():
+    boxes = torch.rand(3, 4, requires_grad=True)
+    targets = torch.tensor([[math.nan] * 4, [0.5, 0.5, 0.2, 0.2], [0.5, math.nan, 0.2, 0.2]])
+    sum(space_losses(boxes, targets)).backward()
+    assert (boxes.grad[1] != 0).any() and not boxes.grad[[0, 2]].any()
+
+
+@pytest.mark.parametrize("num_boxes", [None, 0, 7])
+def test_without_any_target_the_loss_is_exactly_zero_and_can_be_backpropagated(num_boxes):
+    boxes = torch.tensor([[0.3, 0.3, 0.1, 0.1], [0.5, 0.5, 0.0, 0.0]], requires_grad=True)  # one without area
+    l1, giou = space_losses(boxes, torch.full((2, 4), math.nan), num_boxes)
+    assert l1.item() == 0 and giou.item() == 0
+    (5 * l1 + 2 * giou).backward()
+    assert torch.equal(boxes.grad, torch.zeros(2, 4))
+
+
+def test_losses_are_fp32_under_autocast():
+    boxes, targets = torch.rand(2, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        l1, giou = space_losses(boxes.bfloat16(), targets)
+
+    assert l1.dtype == giou.dtype == torch.float32

@@ -1,0 +1,266 @@
+"""What training promises: the same weights however the batch is split, resumed or not, merged or not."""
+
+import json
+
+import pytest
+import torch
+from runs import arguments, command, largest_difference, train, weights, write_data
+
+from spacevllm_plugin.data.schema import read_rows
+from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.modeling.tiny import make_tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    out = tmp_path_factory.mktemp("training") / "base"
+    make_tiny("qwen3_vl", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight of each: grounding rows, an uneven mixture of all four kinds, and rows that are text alone."""
+    folder = tmp_path_factory.mktemp("training") / "data"
+    write_set(folder, SynthConfig(num_videos=6, seed=3, tasks=("stvg", "vtg", "rec", "qa")))
+    rows = [row.model_dump(exclude_none=True) for row in read_rows(folder / "annotations.jsonl")]
+    by_task = {task: [row for row in rows if row["task"] == task] for task in ("stvg", "vtg", "rec", "qa")}
+    text = [
+        {
+            "id": f"text/{i}",
+            "task": "qa",
+            "messages": [
+                {"role": "user", "content": f"What is the colour number {i}? " + "Please tell. " * i},
+                {"role": "assistant", "content": "red"},
+            ],
+        }
+        for i in range(6)
+    ]
+    first = by_task["stvg"][:8]
+    # Batches of 8 as two ranks with 4 each see them: the second rank has no video at all.
+    second = [*by_task["stvg"][8:10], by_task["vtg"][0], by_task["rec"][0], *text[:4]]
+    third = [by_task["qa"][0], by_task["vtg"][1], by_task["rec"][1], text[4], *by_task["stvg"][10:13], text[5]]
+    write_data(folder, first + second + third)
+    return folder
+
+
+SPLITS = {"8x1": (8, 1), "1x8": (1, 8)}
+
+
+@pytest.fixture(scope="module")
+def split_runs(base, data, tmp_path_factory):
+    """Three SGD steps (Adam would turn a rounding error of a tiny gradient into a full step)."""
+    out = tmp_path_factory.mktemp("splits")
+    common = {"dataset": "rows", "max_steps": 3, "optim": "sgd", "learning_rate": 0.05}
+    logs = {}
+    for name, (batch, accumulation) in SPLITS.items():
+        logs[name] = train(
+            base,
+            data,
+            out / name,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            **common,
+        )
+
+    ranks = arguments(base, data, out / "2x4", per_device_train_batch_size=4, **common, ddp_backend="gloo")
+    (out / "2x4.json").write_text(json.dumps(ranks))
+    launcher = out / "launch.py"
+    launcher.write_text(
+        "import json, sys\nfrom llamafactory.train.tuner import run_exp\nrun_exp(json.load(open(sys.argv[1])))\n"
+    )
+    command("torchrun", "--standalone", "--nproc-per-node", "2", str(launcher), str(out / "2x4.json"))
+    logs["2x4"] = json.loads((out / "2x4" / "trainer_state.json").read_text())["log_history"]
+    return out, logs
+
+
+@pytest.mark.parametrize("other", ["1x8", "2x4"])
+def test_batch_split_changes_nothing(split_runs, other):
+    out, logs = split_runs
+    for a, b in zip(logs["8x1"][:3], logs[other][:3]):
+        for part in ("loss", "loss_lm", "loss_l1", "loss_giou"):
+            assert a[part] == pytest.approx(b[part], rel=2e-4), (part, a["step"])
+
+    assert largest_difference(weights(out / "8x1"), weights(out / other)) < 2e-5
+
+
+def test_training_moved_every_part(split_runs, base):
+    out, _ = split_runs
+    before, after = weights(base), weights(out / "8x1")
+    moved = {name for name in before if not torch.equal(before[name].float(), after[name].float())}
+    for part in ("visual.blocks", "visual.merger", "language_model.layers", "embed_tokens"):
+        assert any(part in name for name in moved), part
+
+    assert any("space_decoder" in name for name in after) and any("staq_embedding" in name for name in after)
+
+
+def test_resumed_run_equals_uninterrupted_run(base, data, tmp_path):
+    common = {"dataset": "rows", "max_steps": 4, "per_device_train_batch_size": 4, "lr_scheduler_type": "cosine"}
+    train(base, data, tmp_path / "whole", **common)
+    train(base, data, tmp_path / "parts", **common, save_strategy="steps", save_steps=2)
+    train(
+        base,
+        data,
+        tmp_path / "resumed",
+        **common,
+        resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"),
+    )
+    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "resumed")) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def lora(base, data, tmp_path_factory):
+    """A LoRA run with options away from their defaults, merged by `export`."""
+    from llamafactory.train.tuner import export_model
+
+    out = tmp_path_factory.mktemp("lora")
+    train(
+        base,
+        data,
+        out / "adapter",
+        dataset="rows",
+        max_steps=3,
+        per_device_train_batch_size=4,
+        finetuning_type="lora",
+        lora_target="all",
+        freeze_vision_tower=True,
+        staq_num_queries=5,
+        instruction_first=True,
+        video_maxlen=6,
+        space_decoder_lr=1.0e-2,
+    )
+    export_model(
+        {
+            "model_name_or_path": str(base),
+            "adapter_name_or_path": str(out / "adapter"),
+            "template": "spacevllm_qwen3_vl",
+            "export_dir": str(out / "merged"),
+            "infer_dtype": "float32",
+        }
+    )
+    return out
+
+
+def predict(engine, rows, folder):
+    from spacevllm_plugin.inference.grounding import ground_batch
+    from spacevllm_plugin.integration.engine import row_item
+
+    return ground_batch(engine.model, engine.prompter, [row_item(engine, row, folder) for row in rows], 16)
+
+
+def logits_and_boxes(engine, rows, folder):
+    from spacevllm_plugin.integration.engine import row_item
+
+    items = [row_item(engine, row, folder) for row in rows]
+    results = []
+    for item in items:
+        inputs = engine.prompter.model_inputs([item.token_ids], [item.images], [item.videos])
+        with torch.no_grad():
+            results.append(engine.model(input_ids=torch.tensor([item.token_ids]), **inputs))
+
+    return [(result.logits, result.boxes) for result in results]
+
+
+def test_adapter_equals_merged_equals_reloaded(base, data, lora):
+    from transformers import AutoModelForImageTextToText
+
+    from spacevllm_plugin.integration.engine import load_engine
+
+    rows = [row for row in read_rows(data / "rows.jsonl") if row.videos or row.images][:6]
+    with_adapter = load_engine(str(base), str(lora / "adapter"), infer_dtype="float32")
+    merged = load_engine(str(lora / "merged"), infer_dtype="float32")
+    # The options of the run came back from the adapter and from the export alike.
+    for engine in (with_adapter, merged):
+        assert engine.prompter.grounding.staq_num_queries == 5
+        assert engine.prompter.grounding.instruction_first
+        assert engine.prompter.options.video_maxlen == 6
+
+    expected = logits_and_boxes(with_adapter, rows, data)
+    for (logits, boxes), (merged_logits, merged_boxes) in zip(expected, logits_and_boxes(merged, rows, data)):
+        torch.testing.assert_close(logits, merged_logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(boxes, merged_boxes, atol=1e-5, rtol=1e-4)
+
+    merged.model = AutoModelForImageTextToText.from_pretrained(lora / "merged").eval()
+    for (logits, boxes), (plain_logits, plain_boxes) in zip(expected, logits_and_boxes(merged, rows, data)):
+        torch.testing.assert_close(logits, plain_logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(boxes, plain_boxes, atol=1e-5, rtol=1e-4)
+
+    assert predict(with_adapter, rows, data) == predict(load_engine(str(lora / "merged")), rows, data)
+
+
+def test_adapter_holds_trained_heads(lora):
+    adapter = weights(lora / "adapter")
+    heads = {name: tensor for name, tensor in adapter.items() if "staq_embedding" in name or "space_decoder" in name}
+    assert heads and all(tensor.numel() > 0 for tensor in heads.values())
+    assert not any("lora" in name for name in heads)
+    assert not any("visual" in name for name in adapter)
+    merged = weights(lora / "merged")
+    for name, tensor in heads.items():
+        short = name.removeprefix("base_model.model.")
+        torch.testing.assert_close(tensor.float(), merged[short].float())
+
+
+def test_other_architecture_than_the_adapters_is_refused(base, lora):
+    from spacevllm_plugin.integration.engine import load_engine
+
+    with pytest.raises(ValueError, match="`staq_num_queries: 7` does not fit this checkpoint"):
+        load_engine(str(base), str(lora / "adapter"), staq_num_queries=7)
+
+
+def test_heads_can_have_their_own_learning_rate(base, data, tmp_path):
+    from spacevllm_plugin.integration.trainer import split_head_groups
+    from spacevllm_plugin.modeling.queries import STAQEmbedding
+
+    model = torch.nn.ModuleDict({"staq_embedding": STAQEmbedding(2, 4), "body": torch.nn.Linear(4, 4)})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    split_head_groups(optimizer, model, 1e-4)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(model["staq_embedding"].weight)] == 1e-4
+    assert rates[id(model["body"].weight)] == 1e-3
+    assert len(rates) == 3
+
+
+def test_freeze_tuning_trains_the_heads(base, data, tmp_path):
+    train(
+        base,
+        data,
+        tmp_path / "frozen",
+        dataset="rows",
+        max_steps=1,
+        per_device_train_batch_size=4,
+        finetuning_type="freeze",
+        freeze_trainable_layers=1,
+        freeze_vision_tower=True,
+        freeze_multi_modal_projector=True,
+    )
+    before, after = weights(base), weights(tmp_path / "frozen")
+    moved = {name for name in before if not torch.equal(before[name].float(), after[name].float())}
+    assert moved and all("layers.3." in name for name in moved)
+
+
+def test_evaluation_logs_what_predict_and_evaluate_say(base, data, lora, tmp_path):
+    """With `do_eval` the grounding scores are logged like LLaMA-Factory's own metrics."""
+    from spacevllm_plugin.evaluation import evaluate
+    from spacevllm_plugin.integration.engine import load_engine
+
+    log = train(
+        lora / "merged",
+        data,
+        tmp_path / "out",
+        dataset="rows",
+        eval_dataset="rows",
+        max_steps=1,
+        learning_rate=0.0,
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=5,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    logged = next(entry for entry in log if "eval_loss" in entry)
+    rows = [row for row in read_rows(data / "rows.jsonl") if row.task == "stvg"]
+    predictions = predict(load_engine(str(lora / "merged"), infer_dtype="float32"), rows, data)
+    scores = evaluate("stvg", rows, predictions).report()["groups"]["all"]
+    for name in ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "m_sIoU"):
+        assert logged[f"eval_{name}"] == pytest.approx(scores[name], abs=1e-4)
+
+    assert {"eval_vtg_mIoU", "eval_rec_Acc@0.5"} <= logged.keys()

@@ -1,0 +1,107 @@
+"""LlamaBoard knows our models, templates and data sets, and its own page functions train one of ours."""
+
+import json
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from runs import command  # noqa: F401  (puts the folder's helpers on the path)
+
+from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.integration.models import MODEL_GROUPS
+from spacevllm_plugin.modeling.tiny import make_tiny
+
+
+MODEL = "SpaceVLLM-Qwen3-VL-2B"
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """LlamaBoard served from a folder of its own, where it keeps its `saves/` and its configuration."""
+    folder = tmp_path_factory.mktemp("board")
+    make_tiny("qwen3_vl", folder / "base")
+    write_set(folder / "data", SynthConfig(num_videos=4, seed=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        from llamafactory.webui.interface import create_ui
+
+        demo = create_ui()
+        _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", inbrowser=False)
+        yield folder, demo, Client(url, verbose=False)
+        demo.close()
+
+
+def component(demo, label_part: str, choices_part: str):
+    """A dropdown of the page that offers a certain choice."""
+    for block in demo.blocks.values():
+        choices = getattr(block, "choices", None) or []
+        if any(choices_part == choice[0] for choice in choices):
+            return block
+
+    raise AssertionError(f"no {label_part} offers {choices_part}")
+
+
+def test_models_and_templates_are_listed(board):
+    _, demo, _ = board
+    models = [choice[0] for choice in component(demo, "model list", MODEL).choices]
+    for template, names in MODEL_GROUPS.items():
+        assert set(names) <= set(models)
+        assert template in [choice[0] for choice in component(demo, "template list", template).choices]
+
+
+def test_choosing_a_model_chooses_its_template(board):
+    from llamafactory.webui.common import get_template, is_multimodal
+
+    for template, names in MODEL_GROUPS.items():
+        for name in names:
+            assert get_template(name) == template and is_multimodal(name)
+
+
+def endpoint(demo, name: str):
+    """A page function by name, with the components that it takes, in the order that the client sends them."""
+    (function,) = [fn for fn in demo.fns.values() if getattr(fn.fn, "__name__", "") == name]
+    return function
+
+
+def test_training_through_the_page_ends_with_an_adapter_it_offers(board):
+    folder, demo, client = board
+    from llamafactory.webui.common import load_dataset_info
+
+    assert "synth_train" in load_dataset_info(str(folder / "data"))
+    function = endpoint(demo, "run_train")
+    chosen = {
+        "top.model_name": MODEL,
+        "top.model_path": str(folder / "base"),
+        "top.template": "spacevllm_qwen3_vl",
+        "top.finetuning_type": "lora",
+        "top.lang": "en",
+        "train.dataset_dir": str(folder / "data"),
+        "train.dataset": ["synth_train"],
+        "train.output_dir": "from_the_page",
+        "train.num_train_epochs": "1",
+        "train.compute_type": "fp32",
+        "train.batch_size": 4,
+        "train.save_steps": 100,
+        "train.logging_steps": 1,
+        "train.video_max_pixels": "48*48",
+        "train.extra_args": json.dumps(
+            {"optim": "adamw_torch", "video_maxlen": 6, "preprocessing_num_workers": 1, "use_cpu": True}
+        ),
+    }
+    manager = function.fn.__self__.manager
+    values = []
+    for block in function.inputs:
+        name = manager.get_id_by_elem(block)
+        values.append(chosen.get(name, getattr(block, "value", None)))
+
+    job = client.submit(*values, fn_index=function._id)
+    job.result(timeout=240)
+    adapter = folder / "saves" / MODEL / "lora" / "from_the_page"
+    assert (adapter / "adapter_model.safetensors").is_file(), Path(adapter, "running_log.txt").read_text()[-3000:]
+    assert (adapter / "spacevllm_config.json").is_file()
+
+    from llamafactory.webui.control import list_checkpoints
+
+    offered = [choice for choice, *_ in list_checkpoints(MODEL, "lora").choices]
+    assert "from_the_page" in offered
