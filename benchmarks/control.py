@@ -195,10 +195,16 @@ def measure(name: str, model: Path, rows: Path, out: Path) -> dict:
     answers, truth = json.loads(answers_file.read_text()), read_jsonl(rows)
     read = read_answer if control else our_prediction
     predictions = [PredictionRow.model_validate(read(answer["text"], row)) for answer, row in zip(answers, truth)]
-    (out / f"{name}.predictions.jsonl").write_text("".join(p.model_dump_json(exclude_none=True) + "\n" for p in predictions))
+    (out / f"{name}.predictions.jsonl").write_text(
+        "".join(p.model_dump_json(exclude_none=True) + "\n" for p in predictions)
+    )
     result = evaluate("stvg", [AnnotationRow.model_validate(row) for row in truth], predictions)
     seconds = sorted(answer["seconds"] for answer in answers if not answer["warm_up"])
-    return {**result.report()["groups"]["all"], **result.report()["counts"], "seconds_per_video": seconds[len(seconds) // 2]}
+    return {
+        **result.report()["groups"]["all"],
+        **result.report()["counts"],
+        "seconds_per_video": seconds[len(seconds) // 2],
+    }
 
 
 def main() -> None:
@@ -227,7 +233,15 @@ def main() -> None:
         data, base, ours = (out / name for name in ("data", "base", "spacevllm"))
         write_data(data, args.seed)
         spacevllm("make-tiny", "qwen3_vl", "--out", str(base), "--seed", str(args.seed))
-        train(RECIPE, False, model_name_or_path=base, dataset_dir=data, output_dir=ours, seed=args.seed, max_steps=args.steps)
+        train(
+            RECIPE,
+            False,
+            model_name_or_path=base,
+            dataset_dir=data,
+            output_dir=ours,
+            seed=args.seed,
+            max_steps=args.steps,
+        )
 
     control_data(data, "synth_train")
     recipe, rows = plain_recipe(out), data / "synth_heldout" / "annotations.jsonl"

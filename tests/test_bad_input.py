@@ -80,7 +80,13 @@ def test_bad_rows_are_left_out_on_request(base, good, tmp_path, capsys):
     bad = bad_rows(folder, rows[0])
     write_data(folder, [*rows, *(row for row, _ in bad.values())])
     log = train(
-        base, folder, tmp_path / "out", dataset="rows", num_train_epochs=1, per_device_train_batch_size=1, bad_media="skip"
+        base,
+        folder,
+        tmp_path / "out",
+        dataset="rows",
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        bad_media="skip",
     )
     assert max(entry["step"] for entry in log) == len(rows)
 
@@ -143,7 +149,9 @@ def test_video_that_breaks_during_training(base, good, tmp_path):
         assert math.isfinite(log[0]["loss"])
 
 
-@pytest.mark.parametrize("option", [{"packing": True}, {"neat_packing": True}, {"packing": True, "neat_packing": True}])
+@pytest.mark.parametrize(
+    "option", [{"packing": True}, {"neat_packing": True}, {"packing": True, "neat_packing": True}]
+)
 def test_packing_is_refused(base, good, tmp_path, option):
     folder, rows = good
     write_data(folder, rows)

@@ -82,7 +82,9 @@ def main() -> None:
     parser.add_argument("--backbone", choices=TEMPLATES, default="qwen3_vl")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("outputs/quickstart"))
-    parser.add_argument("--started", type=float, default=time.time(), help="when the installation began (epoch seconds)")
+    parser.add_argument(
+        "--started", type=float, default=time.time(), help="when the installation began (epoch seconds)"
+    )
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE for both training runs")
     args = parser.parse_args()
     out, data, template = args.out, args.out / "data", TEMPLATES[args.backbone]
@@ -115,7 +117,10 @@ def main() -> None:
         "shifted": score(merged, data, "synth_shift_heldout", out / "predictions_shifted.jsonl"),
     }
     chance = chance_level(data, "synth_heldout")
-    for name, predictions in (("synth_heldout", "predictions.jsonl"), ("synth_shift_heldout", "predictions_shifted.jsonl")):
+    for name, predictions in (
+        ("synth_heldout", "predictions.jsonl"),
+        ("synth_shift_heldout", "predictions_shifted.jsonl"),
+    ):
         rows = str(data / name / "annotations.jsonl")
         spacevllm(
             *("render", "--data", rows, "--media-dir", str(data / name), "--pred", str(out / predictions)),

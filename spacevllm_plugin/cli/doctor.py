@@ -10,7 +10,17 @@ from .errors import CommandError
 
 EXAMPLE = "spacevllm-cli doctor"
 
-PACKAGES = ("spacevllm_plugin", "llamafactory", "transformers", "torch", "torchvision", "peft", "trl", "accelerate", "av")
+PACKAGES = (
+    "spacevllm_plugin",
+    "llamafactory",
+    "transformers",
+    "torch",
+    "torchvision",
+    "peft",
+    "trl",
+    "accelerate",
+    "av",
+)
 EXTRAS = ("deepspeed", "flash-attn", "decord", "liger-kernel", "bitsandbytes")
 
 

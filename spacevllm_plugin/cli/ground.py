@@ -17,7 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     media.add_argument("--video", help="video file, or folder of frames")
     media.add_argument("--image", help="image file")
     parser.add_argument("--query", required=True, help="the sentence")
-    parser.add_argument("--render", type=Path, action="append", default=[], help=".mp4 or .png to draw; may be repeated")
+    parser.add_argument(
+        "--render", type=Path, action="append", default=[], help=".mp4 or .png to draw; may be repeated"
+    )
     parser.add_argument("--out", type=Path, help="write the prediction row here as well")
 
 

@@ -178,6 +178,8 @@ class PredictionRow(_Model):
         boxes: One xyxy pixel box for each of `frames`.
     """
 
+    model_config = ConfigDict(validate_assignment=True)
+
     id: str
     text: str = ""
     status: Literal["ok", "unreadable", "failed"] = "ok"

@@ -58,9 +58,7 @@ def ground_batch(
     pad = tokenizer.pad_token_id
     length = max(len(item.token_ids) for item in items)
     input_ids = torch.tensor([[pad] * (length - len(item.token_ids)) + item.token_ids for item in items])
-    attention_mask = torch.tensor(
-        [[0] * (length - len(item.token_ids)) + [1] * len(item.token_ids) for item in items]
-    )
+    attention_mask = torch.tensor([[0] * (length - len(item.token_ids)) + [1] * len(item.token_ids) for item in items])
     inputs: dict[str, torch.Tensor] = {}
     if any(item.images or item.videos for item in items):
         inputs = prompter.model_inputs(
@@ -113,6 +111,8 @@ def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) 
             prediction.frames = list(plan.frames)
 
     if prediction.frames is not None:
-        prediction.boxes = [pixel_box(box, size.width, size.height) for box in boxes[: len(prediction.frames)].tolist()]
+        prediction.boxes = [
+            pixel_box(box, size.width, size.height) for box in boxes[: len(prediction.frames)].tolist()
+        ]
 
     return prediction

@@ -26,9 +26,7 @@ class TubeReply:
         videos: Its videos.
     """
 
-    def __init__(
-        self, prompter: Any, messages: list[dict[str, str]], images: list[Any], videos: list[Any]
-    ) -> None:
+    def __init__(self, prompter: Any, messages: list[dict[str, str]], images: list[Any], videos: list[Any]) -> None:
         self.sink: list[Any] = []
         image_plans, video_plans = map(iter, prompter.plan(images, videos))
         tags = re.findall("<image>|<video>", "".join(message["content"] for message in messages))

@@ -56,4 +56,6 @@ def apply_recorded(model_args: Any, logger: Any) -> None:
                 f"`{name}: {getattr(model_args, name)}` does not fit this checkpoint, which was trained with {value}."
             )
         else:
-            logger.warning_rank0(f"`{name}` is {getattr(model_args, name)}, but the checkpoint was trained with {value}.")
+            logger.warning_rank0(
+                f"`{name}` is {getattr(model_args, name)}, but the checkpoint was trained with {value}."
+            )

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.prompters import Prompter
+from ..data.schema import AnnotationRow
 from ..inference.grounding import GroundingItem
+from .converter import locate, video_source
 from .template import TEMPLATES
 
 
@@ -91,19 +93,20 @@ def load_engine(model: str, adapter: str | None = None, **arguments: Any) -> Eng
     return Engine(loaded, template, processor, template.mm_plugin.prompter(processor))
 
 
-def row_item(engine: Engine, row: Any, media_dir: Any) -> GroundingItem:
-    """The prompt of an annotation row: its messages up to the last answer.
+def row_prompt(row: AnnotationRow) -> tuple[str | None, list[dict[str, str]]]:
+    """A row's system message and its messages up to the last answer."""
+    messages = [message.model_dump() for message in row.messages]
+    system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
+    return system, messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def row_item(engine: Engine, row: AnnotationRow, media_dir: Any) -> GroundingItem:
+    """The prompt of an annotation row whose media lie in `media_dir`.
 
     Raises:
         MediaError: A medium cannot be opened.
     """
-    from .converter import locate, video_source
-
-    messages = [message.model_dump() for message in row.messages]
-    system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-
+    system, messages = row_prompt(row)
     images = [locate(image, [str(media_dir)]) for image in row.images or []]
     videos = [video_source(row, i, [str(media_dir)]) for i in range(len(row.videos or []))]
     return engine.item(row.id, row.task, messages, images, videos, row.media, system)

@@ -1,15 +1,19 @@
 """The trainer: LLaMA-Factory's own, with exact loss normalisation, logged loss parts and grounding metrics."""
 
-import json
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from ..data.schema import AnnotationRow, PredictionRow
+from ..evaluation import evaluate
+from ..inference.grounding import ground_batch
 from ..modeling.configuration import LossOptions
 from ..modeling.modeling import HEAD_MODULES
 from .checkpoint import write_adapter_options
+from .engine import Engine, row_prompt
 
 
 LOSS_PARTS = ("loss_lm", "loss_l1", "loss_giou")
@@ -38,17 +42,18 @@ def grounding_trainer(base: type) -> type:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             if self.label_smoother is not None or self.compute_loss_func is not None:
-                raise ValueError("SpaceVLLM has its own loss: unset `label_smoothing_factor` and LLaMA-Factory's losses.")
+                raise ValueError(
+                    "SpaceVLLM has its own loss: unset `label_smoothing_factor` and LLaMA-Factory's losses."
+                )
 
-            options = self.processor_options
             self.model_accepts_loss_kwargs = True
             self._num_boxes: torch.Tensor | None = None
             self._part_sums = dict.fromkeys(LOSS_PARTS, 0.0)
             self._parts_logged_at = 0
-            self.grounding_model.loss_options = options["loss"]
+            self.grounding_model.loss_options = self.options["loss"]
 
         @property
-        def processor_options(self) -> dict[str, Any]:
+        def options(self) -> dict[str, Any]:
             return self.data_collator.processor.spacevllm_training
 
         @property
@@ -60,7 +65,7 @@ def grounding_trainer(base: type) -> type:
         def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
             fresh = self.optimizer is None
             optimizer = super().create_optimizer(*args, **kwargs)
-            lr = self.processor_options["space_decoder_lr"]
+            lr = self.options["space_decoder_lr"]
             if fresh and lr is not None:
                 split_head_groups(optimizer, self.model, lr)
 
@@ -104,7 +109,7 @@ def grounding_trainer(base: type) -> type:
         def evaluation_loop(self, dataloader, *args: Any, **kwargs: Any):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
             prefix = kwargs.get("metric_key_prefix", "eval")
-            if self.processor_options["grounding_metrics"] and not self.args.predict_with_generate:
+            if self.options["grounding_metrics"] and not self.args.predict_with_generate:
                 if is_deepspeed_zero3_enabled() or self.is_fsdp_enabled:
                     # Ranks would have to generate in step; a sharded model is scored by `predict` afterwards.
                     return output
@@ -117,29 +122,19 @@ def grounding_trainer(base: type) -> type:
         @torch.no_grad()
         def _ground(self, dataset: Any) -> dict[str, float]:
             """Ground this rank's share of a data set and score the whole; the same numbers `evaluate` would give."""
-            from accelerate.utils import gather_object
-
-            from ..data.schema import AnnotationRow, PredictionRow
-            from ..evaluation import evaluate
-            from ..inference.grounding import GroundingItem, ground_batch
-
             collator = self.data_collator
             prompter = collator.template.mm_plugin.prompter(collator.processor)
+            model = self.accelerator.unwrap_model(self.model)
+            engine = Engine(model, collator.template, collator.processor, prompter)
             rows, items = [], []
             for example in dataset:
-                if example["annotation"] is None:
-                    continue
+                row = AnnotationRow.model_validate_json(example["annotation"]) if example["annotation"] else None
+                if row is not None and row.task != "qa":
+                    system, messages = row_prompt(row)
+                    media = (example["images"] or [], example["videos"] or [])
+                    rows.append(row)
+                    items.append(engine.item(row.id, row.task, messages, *media, row.media, system))
 
-                row = AnnotationRow.model_validate(json.loads(example["annotation"]))
-                if row.task == "qa":
-                    continue
-
-                rows.append(row)
-                first = next(i for i, label in enumerate(example["labels"]) if label != -100)
-                images, videos = prompter.plan(example["images"] or [], example["videos"] or [])
-                items.append(GroundingItem(row.id, row.task, example["input_ids"][:first], images, videos, row.media))
-
-            model = self.accelerator.unwrap_model(self.model)
             was_training = model.training
             model.eval()
             share = items[self.args.process_index :: self.args.world_size]

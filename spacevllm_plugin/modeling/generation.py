@@ -16,7 +16,7 @@ def keep_prefill_boxes(boxes: torch.Tensor) -> None:
 
 
 class SpaceVLLMGenerationMixin:
-    """Adds `box_sink` to `generate`. (LLaMA-Factory replaces a `generate` not named after a GenerationMixin.)"""
+    """Adds `box_sink` to `generate`; named so that LLaMA-Factory does not take it for a `generate` to replace."""
 
     def generate(self, *args: Any, box_sink: list[torch.Tensor] | None = None, **kwargs: Any) -> Any:
         """Generate as transformers does.

@@ -115,7 +115,11 @@ class Prompter(ABC):
         expanded = []
         for message in messages:
             content = message["content"]
-            if self.grounding.instruction_first and message["role"] == "user" and re.search("<image>|<video>", content):
+            if (
+                self.grounding.instruction_first
+                and message["role"] == "user"
+                and re.search("<image>|<video>", content)
+            ):
                 instruction = re.sub("<image>|<video>", "", content).strip()
                 content = f"{instruction}\n{content}"
 
@@ -188,7 +192,9 @@ class Prompter(ABC):
                 index = -1
 
             start, end = caption
-            lines.append([index, count, grid.rows, grid.columns, grid.stride, start - position, end - start, milliseconds])
+            lines.append(
+                [index, count, grid.rows, grid.columns, grid.stride, start - position, end - start, milliseconds]
+            )
 
         return plans, lines
 

@@ -71,4 +71,3 @@ class QwenPrompter(Prompter):
             inputs.update({name: video_inputs[name] for name in ("pixel_values_videos", "video_grid_thw")})
 
         return dict(inputs)
-

@@ -68,6 +68,8 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
         return features.unflatten(1, (side, side))
 
-    def prepare_inputs_for_generation(self, *args: Any, staq_layout: torch.Tensor | None = None, **kwargs: Any) -> dict:
+    def prepare_inputs_for_generation(
+        self, *args: Any, staq_layout: torch.Tensor | None = None, **kwargs: Any
+    ) -> dict:
         """Keeps the layout in the prefill; upstream drops what it does not know from none of the later steps."""
         return {**super().prepare_inputs_for_generation(*args, **kwargs), "staq_layout": staq_layout}

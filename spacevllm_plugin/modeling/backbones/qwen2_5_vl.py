@@ -75,7 +75,9 @@ class SpaceVLLMQwen2_5_VLForConditionalGeneration(SpaceVLLMQwenMixin, Qwen2_5_VL
                 positions[2, row, start:grid_end] = origin + columns
                 # Between an image and its query stands the end of its vision block, which is text.
                 beyond = origin + max(h, w)
-                positions[:, row, grid_end:end] = torch.arange(beyond, beyond + end - grid_end, device=input_ids.device)
+                positions[:, row, grid_end:end] = torch.arange(
+                    beyond, beyond + end - grid_end, device=input_ids.device
+                )
                 beyond += end - grid_end
                 positions[0, row, end] = origin + offset
                 positions[1:, row, end] = beyond

@@ -1,0 +1,676 @@
+"""The whole model: boxes, losses, generation and positions, over all three backbones."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import BACKBONES, collate, picture, prompt, staq_id, user, write_image, write_video
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
+
+from spacevllm_plugin.modeling import backbones  # noqa: F401  registers the auto classes
+from spacevllm_plugin.modeling.configuration import upgrade_config
+from spacevllm_plugin.modeling.losses import space_losses
+
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+# A random model would end its answer anywhere.
+GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    return {
+        "five": write_video(folder / "five.mp4", 5),
+        "two": write_video(folder / "two.mp4", 2, fps=2, first=20),
+        "portrait": write_video(folder / "portrait.mp4", 3, width=48, height=80, first=40),
+        "frames": [write_image(folder / f"{number}.png", 60 + number) for number in range(3)],
+        "image": write_image(folder / "image.png", 90),
+    }
+
+
+@pytest.fixture(scope="module")
+def prompts(media):
+    """`prompts(engine)`: of different lengths, with every kind of medium."""
+
+    def make(engine):
+        return {
+            "video": prompt(engine, '<video>Where is "the red circle"?', videos=[media["five"]]),
+            "image": prompt(engine, "<image>Where is the dog?", [media["image"]]),
+            "text": prompt(engine, "How many circles appear?"),
+            "mixed": prompt(
+                engine, "<video>and <image>and <video>Which?", [media["image"]], [media["two"], media["portrait"]]
+            ),
+            "turns": prompt(
+                engine,
+                [user("<video>Where?"), {"role": "assistant", "content": "Here."}, user("<video>And when?")],
+                videos=[media["frames"], media["two"]],
+            ),
+        }
+
+    return make
+
+
+@torch.no_grad()
+def run(engine, inputs, **kwargs):
+    return engine.model(**inputs, **kwargs)
+
+
+def per_row(engine, inputs, boxes):
+    return boxes.split((inputs["input_ids"] == staq_id(engine)).sum(-1).tolist())
+
+
+@torch.no_grad()
+def generate(engine, inputs, **kwargs):
+    """New tokens and the boxes of the prefill."""
+    sink = []
+    output = engine.model.generate(**inputs, box_sink=sink, **{**GREEDY, **kwargs})
+    return output[:, inputs["input_ids"].shape[1] :], sink
+
+
+# Boxes do not depend on how they are asked for.
+
+
+def test_boxes_and_logits_of_a_prompt_are_the_same_in_any_batch(engine, prompts):
+    items = list(prompts(engine).values())
+    alone = [run(engine, collate(engine, [item])) for item in items]
+    for side in ("left", "right"):
+        inputs = collate(engine, items, side, extra=3)
+        together = run(engine, inputs)
+        boxes = per_row(engine, inputs, together.boxes)
+        for item, row, logits, own in zip(items, alone, together.logits, boxes, strict=True):
+            real = inputs["attention_mask"][items.index(item)].bool()
+            assert torch.allclose(logits[real], row.logits[0], atol=1e-4)
+            if row.boxes is None:
+                assert len(own) == 0
+            else:
+                assert torch.allclose(own, row.boxes, **CLOSE)
+
+
+def test_boxes_differ_between_frames_and_prompts(engine, prompts):
+    """Guards the tests above: equal boxes everywhere would pass them."""
+    boxes = run(engine, collate(engine, [prompts(engine)["mixed"]])).boxes
+    assert torch.cdist(boxes, boxes).fill_diagonal_(1).min() > 1e-3
+    assert boxes.dtype == torch.float32 and ((0 < boxes) & (boxes < 1)).all()
+
+
+def supervised(engine, items):
+    """A training batch, right-padded: the last three tokens of each row are its answer, boxes partly known."""
+    inputs = collate(engine, items, side="right")
+    labels = torch.full_like(inputs["input_ids"], -100)
+    for row, item in enumerate(items):
+        end = len(item.token_ids)
+        labels[row, end - 3 : end] = inputs["input_ids"][row, end - 3 : end]
+
+    torch.manual_seed(3)
+    targets = torch.rand(len(inputs["staq_layout"]), 4) * 0.4 + 0.2
+    targets[::3] = math.nan
+    return {**inputs, "labels": labels, "box_targets": targets}
+
+
+def test_training_and_evaluation_give_the_same_loss_and_boxes_as_generation(engine, prompts):
+    items = [prompts(engine)[name] for name in ("video", "mixed", "text")]
+    batch = supervised(engine, items)
+    engine.model.train()
+    try:
+        trained = run(engine, batch)
+    finally:
+        engine.model.eval()
+
+    evaluated = run(engine, batch)
+    _, (generated,) = generate(engine, collate(engine, items, side="left"))
+    for name in ("loss", "loss_lm", "loss_l1", "loss_giou"):
+        assert torch.allclose(getattr(trained, name), getattr(evaluated, name), **CLOSE)
+
+    assert trained.logits is None and evaluated.logits is not None
+    assert torch.allclose(trained.boxes, evaluated.boxes, **CLOSE)
+    assert torch.allclose(trained.boxes, generated, **CLOSE)
+
+
+def test_the_loss_is_the_sum_of_its_parts(engine, prompts):
+    batch = supervised(engine, [prompts(engine)[name] for name in ("video", "image")])
+    result = run(engine, batch)
+    labels, logits = batch["labels"][:, 1:], result.logits[:, :-1]
+    language = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    l1, giou = space_losses(result.boxes, batch["box_targets"])
+    assert torch.allclose(result.loss_lm, language, **CLOSE)
+    assert torch.allclose(result.loss, language + 5 * l1 + 2 * giou, **CLOSE)
+
+
+def test_both_losses_are_divided_by_the_accumulated_batchs_counts(engine, prompts):
+    items = [prompts(engine)[name] for name in ("video", "image")]
+    whole = supervised(engine, items)
+    counts = {
+        "num_items_in_batch": int((whole["labels"] != -100).sum()),
+        "num_boxes_in_batch": int(whole["box_targets"].isfinite().all(-1).sum()),
+    }
+    targets = per_row(engine, whole, whole["box_targets"])
+    parts = [{**supervised(engine, [item]), "box_targets": own} for item, own in zip(items, targets, strict=True)]
+    assert torch.allclose(sum(run(engine, part, **counts).loss for part in parts), run(engine, whole).loss, **CLOSE)
+
+
+def test_every_new_parameter_gets_a_gradient_and_the_vision_tower_too(engine, prompts):
+    model = engine.model
+    try:
+        model.train()
+        model(**supervised(engine, [prompts(engine)["mixed"]])).loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.space_decoder.parameters())
+        assert model.space_decoder.mlp.layers[0].weight.grad.abs().sum() > 0
+        rows = model.staq_embedding.weight.grad.abs().sum(-1) > 0
+        frames = [2, 3] if engine.prompter.temporal_patch_size == 1 else [1, 2]  # of the two videos
+        assert rows.nonzero()[:, 0].tolist() == [*range(max(frames)), len(rows) - 1]
+        tower = getattr(model.model, "visual", None) or model.model.vision_tower
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in tower.parameters())
+    finally:
+        model.eval()
+        model.zero_grad()
+
+
+def test_a_row_without_any_target_trains_the_language_model_alone(engine, prompts):
+    batch = supervised(engine, [prompts(engine)["video"]])
+    result = run(engine, {**batch, "box_targets": torch.full_like(batch["box_targets"], math.nan)})
+    assert result.loss_l1 == 0 and result.loss_giou == 0 and torch.equal(result.loss, result.loss_lm)
+    del batch["box_targets"]
+    assert torch.equal(run(engine, batch).loss, result.loss)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_more_frames_than_queries_work(make_engine, media, backbone):
+    engine = make_engine(backbone, staq_num_queries=2)
+    result = run(engine, collate(engine, [prompt(engine, "<video>Where?", videos=[media["five"]])]))
+    assert engine.model.staq_embedding.weight.shape[0] == 3
+    assert len(result.boxes) == (3 if backbone == "qwen2_5_vl" else 5)
+
+
+# Generation.
+
+
+def test_boxes_cost_no_second_prefill_and_no_token(engine, prompts, monkeypatch):
+    inputs = collate(engine, [prompts(engine)["video"]])
+    lengths, forward = [], engine.model.model.language_model.forward
+
+    def counted(*args, **kwargs):
+        lengths.append(kwargs["inputs_embeds"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model.model.language_model, "forward", counted)
+    tokens, sink = generate(engine, inputs)
+    assert lengths == [inputs["input_ids"].shape[1]] + [1] * 5
+    assert len(sink) == 1
+    with torch.no_grad():
+        plain = engine.model.generate(**inputs, **GREEDY)
+
+    assert torch.equal(plain[:, inputs["input_ids"].shape[1] :], tokens)
+
+
+def test_generation_with_a_cache_equals_full_forwards(engine, prompts):
+    """Catches wrong positions behind the prompt: each token is also computed from scratch."""
+    for item in prompts(engine).values():
+        tokens, _ = generate(engine, collate(engine, [item]))
+        longer = copy.copy(item)
+        object.__setattr__(longer, "token_ids", item.token_ids + tokens[0].tolist())
+        logits = run(engine, collate(engine, [longer])).logits[0, len(item.token_ids) - 1 : -1]
+        assert logits.isfinite().all()
+        # `min_new_tokens` forbids the end of the answer.
+        logits[:, [engine.processor.tokenizer.eos_token_id, engine.processor.tokenizer.pad_token_id]] = -math.inf
+        assert logits.argmax(-1).tolist() == tokens[0].tolist()
+
+
+def test_logits_of_later_steps_equal_those_of_full_forwards(engine, prompts):
+    """As above, but to the last decimal: the tokens of a tiny model may agree by chance."""
+    items = [prompts(engine)[name] for name in ("video", "text", "mixed")]
+    inputs = collate(engine, items)
+    with torch.no_grad():
+        output = engine.model.generate(**inputs, **GREEDY, return_dict_in_generate=True, output_logits=True)
+
+    for row, item in enumerate(items):
+        tokens = output.sequences[row, inputs["input_ids"].shape[1] :]
+        longer = copy.copy(item)
+        object.__setattr__(longer, "token_ids", item.token_ids + tokens.tolist())
+        expected = run(engine, collate(engine, [longer])).logits[0, len(item.token_ids) - 1 : -1]
+        assert torch.allclose(torch.stack([step[row] for step in output.logits]), expected, atol=1e-4)
+
+
+def test_generation_without_a_cache_gives_the_same(engine, prompts):
+    inputs = collate(engine, [prompts(engine)["video"]])
+    (tokens, (boxes,)), (slow, (again,)) = generate(engine, inputs), generate(engine, inputs, use_cache=False)
+    assert torch.equal(tokens, slow) and torch.allclose(boxes, again, **CLOSE)
+
+
+@pytest.mark.parametrize("names", [("video", "image"), ("mixed", "text"), ("turns", "video")])
+@pytest.mark.parametrize(
+    "kwargs", [{"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True, "num_return_sequences": 3}]
+)
+def test_beams_and_several_answers_give_each_prompts_boxes_once(engine, prompts, names, kwargs):
+    inputs = collate(engine, [prompts(engine)[name] for name in names])
+    tokens, sink = generate(engine, inputs, **kwargs)
+    assert len(tokens) == len(names) * kwargs.get("num_return_sequences", 1)
+    assert torch.allclose(sink[0], run(engine, inputs).boxes, **CLOSE)
+
+
+def test_text_only_prompts_need_no_layout_and_yield_no_boxes(engine, prompts):
+    inputs = collate(engine, [prompts(engine)["text"]])
+    tokens, sink = generate(engine, inputs)
+    assert "staq_layout" not in inputs and sink == [] and tokens.shape == (1, 6)
+    assert run(engine, inputs).boxes is None
+
+
+def test_boxes_of_an_earlier_prompt_do_not_leak_into_a_text_only_one(engine, prompts):
+    generate(engine, collate(engine, [prompts(engine)["video"]]))
+    alone, sink = generate(engine, collate(engine, [prompts(engine)["text"]]))
+    assert sink == []
+    logits = run(engine, collate(engine, [prompts(engine)["text"]])).logits
+    run(engine, collate(engine, [prompts(engine)["mixed"]]))
+    assert torch.equal(logits, run(engine, collate(engine, [prompts(engine)["text"]])).logits)
+
+
+def test_media_without_a_layout_are_an_error_that_names_the_remedy(engine, prompts):
+    inputs = collate(engine, [prompts(engine)["video"]])
+    del inputs["staq_layout"]
+    with pytest.raises(ValueError, match="without `staq_layout`.*template: spacevllm"):
+        run(engine, inputs)
+
+    with pytest.raises(ValueError, match="without `staq_layout`"):
+        generate(engine, inputs)
+
+
+def test_pixels_and_prompt_must_agree(engine, prompts):
+    inputs = collate(engine, [prompts(engine)["video"]])
+    name = "pixel_values" if "pixel_values" in inputs else "pixel_values_videos"
+    per_frame = len(inputs[name]) // len(inputs["staq_layout"])
+    inputs[name] = inputs[name][:-per_frame]
+    if "video_grid_thw" in inputs:
+        inputs["video_grid_thw"] = inputs["video_grid_thw"] - torch.tensor([1, 0, 0])
+
+    with pytest.raises((ValueError, StopIteration), match="visual tokens in the prompt but|"):
+        run(engine, inputs)
+
+
+# What depends on what.
+
+
+def test_the_caption_changes_the_boxes_and_only_through_the_visual_states(engine, media):
+    """Queries stand before the caption, so their states cannot know of it; the decoder brings it in."""
+    questions = ['<video>Where is "the red circle"?', '<video>Where is "the blue square"?']
+    results = [
+        run(engine, collate(engine, [prompt(engine, text, videos=[media["five"]])]), output_hidden_states=True)
+        for text in questions
+    ]
+    a, b = (result.boxes for result in results)
+    assert a.shape == b.shape and (a - b).abs().max() > 1e-4
+
+    inputs = collate(engine, [prompt(engine, questions[0], videos=[media["five"]])])
+    is_query = inputs["input_ids"][0] == staq_id(engine)
+    states = [last_states(engine, prompt(engine, text, videos=[media["five"]])) for text in questions]
+    end = int(is_query.nonzero()[-1]) + 1
+    assert torch.allclose(states[0][:end], states[1][:end], **CLOSE)
+
+
+def last_states(engine, item, **changed):
+    """The language model's last states of one prompt."""
+    kept = []
+    handle = engine.model.model.language_model.register_forward_hook(
+        lambda module, args, output: kept.append(output.last_hidden_state[0])
+    )
+    run(engine, {**collate(engine, [item]), **changed})
+    handle.remove()
+    return kept[0]
+
+
+def test_a_later_frame_does_not_reach_an_earlier_query(engine, media):
+    item = prompt(engine, "<video>Where?", videos=[media["five"]])
+    inputs = collate(engine, [item])
+    name = "pixel_values" if "pixel_values" in inputs else "pixel_values_videos"
+    pixels = inputs[name].clone()
+    queries = (inputs["input_ids"][0] == staq_id(engine)).nonzero()[:, 0].tolist()
+    pixels[-(len(pixels) // len(queries)) :] *= -1  # the last frame
+    before, after = last_states(engine, item), last_states(engine, item, **{name: pixels})
+    changed = (before - after).abs().amax(-1) > 1e-4
+    assert not changed[: queries[-2] + 1].any()
+    assert changed[queries[-1]]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_with_the_instruction_first_the_queries_see_it(make_engine, media, backbone):
+    engine = make_engine(backbone, instruction_first=True)
+    questions = ["<video>Where is the red circle?", "<video>Where is the blue square?"]
+    items = [prompt(engine, text, videos=[media["two"]]) for text in questions]
+    assert len(items[0].token_ids) == len(items[1].token_ids)
+    first = items[0].token_ids.index(staq_id(engine))
+    assert not torch.allclose(*(last_states(engine, item)[first] for item in items), atol=1e-3)
+
+
+def test_every_medium_reaches_its_own_queries(engine, media):
+    """In a row with an image between two videos, in any order: replace one medium, and its own boxes change most."""
+    content = "<video>and <image>and <video>Which?"
+    item = prompt(engine, content, [media["image"]], [media["two"], media["five"]])
+    other = prompt(engine, content, [media["frames"][0]], [media["two"], media["five"]])
+    a, b = (run(engine, collate(engine, [one])).boxes for one in (item, other))
+    image = int((collate(engine, [item])["staq_layout"][:, 0] == -1).nonzero())
+    assert torch.allclose(a[:image], b[:image], atol=2e-2) and (a[image] - b[image]).abs().max() > 1e-3
+    alone = collate(engine, [prompt(engine, "<image>Which?", [media["image"]])])
+    assert int(alone["staq_layout"][0, 2]) == int(collate(engine, [item])["staq_layout"][image, 2])
+
+
+# Qwen's positions.
+
+
+def qwen(make_engine, backbone):
+    return make_engine(backbone).model
+
+
+def qwen25_prompt(model, text):
+    """Token ids from letters: V video, I image, Q query, anything else text."""
+    ids = {"V": model.config.video_token_id, "I": model.config.image_token_id, "Q": model.config.staq_token_id}
+    ids["."] = 567  # padding
+    return [ids.get(char, 10) for char in text]
+
+
+def positions_of(model, rows, lines, mask=None):
+    input_ids = torch.tensor([qwen25_prompt(model, row) for row in rows])
+    mask = None if mask is None else torch.tensor(mask)
+    positions, deltas = model.get_rope_index(input_ids, attention_mask=mask, staq_layout=torch.tensor(lines))
+    return positions.permute(1, 2, 0), deltas
+
+
+def frame(index, count, milliseconds, rows=1, columns=2):
+    return (index, count, rows, columns, columns, 1, 0, milliseconds)
+
+
+def test_qwen2_5_positions_by_hand(make_engine):
+    """Two tokens a second: frames at 0 and 1.5 s are three steps apart; text goes on behind the largest position."""
+    model = qwen(make_engine, "qwen2_5_vl")
+    (positions,), deltas = positions_of(model, ["ttVVQVVQtt"], [frame(0, 2, 0), frame(1, 2, 1500)])
+    assert positions.tolist() == [
+        *([0, 0, 0], [1, 1, 1]),
+        *([2, 2, 2], [2, 2, 3], [2, 4, 4]),
+        *([5, 2, 2], [5, 2, 3], [5, 4, 4]),
+        *([6, 6, 6], [7, 7, 7]),
+    ]
+    assert deltas.tolist() == [[8 - 10]]
+
+
+def test_qwen2_5_text_goes_on_behind_a_grid_that_is_wider_than_the_video_is_long(make_engine):
+    (positions,), _ = positions_of(
+        qwen(make_engine, "qwen2_5_vl"), ["VVVVQVVVVQt"], [frame(0, 2, 0, 1, 4), frame(1, 2, 500, 1, 4)]
+    )
+    assert positions[9].tolist() == [1, 4, 4] and positions[10].tolist() == [5, 5, 5]
+
+
+def test_qwen2_5_image_block_ends_as_text_and_its_query_follows(make_engine):
+    """`<vision_start>II II<vision_end>Q`: no token may fall back to position 0."""
+    (positions,), _ = positions_of(qwen(make_engine, "qwen2_5_vl"), ["ttsIIIIeQt"], [(-1, 1, 2, 2, 2, 1, 0, 0)])
+    assert positions[3:].tolist() == [[3, 3, 3], [3, 3, 4], [3, 4, 3], [3, 4, 4], [5, 5, 5], [3, 6, 6], [7, 7, 7]]
+
+
+def test_qwen2_5_frames_closer_than_a_step_still_get_steps_of_their_own(make_engine):
+    """Ten frames a second, then a jump: times never collapse, and real seconds win where they are further apart."""
+    times = [0, 100, 200, 300, 4000, 4100]
+    lines = [frame(i, 6, time) for i, time in enumerate(times)]
+    (positions,), _ = positions_of(qwen(make_engine, "qwen2_5_vl"), ["t" + "VVQ" * 6], lines)
+    assert (positions[1::3, 0] - 1).tolist() == [0, 1, 2, 3, 8, 9]
+
+
+def test_qwen2_5_time_of_a_clip_starts_at_its_first_frame(make_engine):
+    lines = [frame(0, 2, 60_000), frame(1, 2, 61_000)]
+    (positions,), _ = positions_of(qwen(make_engine, "qwen2_5_vl"), ["tVVQVVQ"], lines)
+    assert positions[1::3, 0].tolist() == [1, 3]
+
+
+def test_qwen2_5_two_videos_each_start_where_the_text_has_come_to(make_engine):
+    lines = [frame(0, 2, 0), frame(1, 2, 500), frame(0, 1, 700)]
+    (positions,), _ = positions_of(qwen(make_engine, "qwen2_5_vl"), ["VVQVVQttVVQt"], lines)
+    assert positions[[0, 3, 6, 7, 8, 10, 11]].tolist() == [
+        [0, 0, 0], [1, 0, 0], [3, 3, 3], [4, 4, 4], [5, 5, 5], [5, 7, 7], [8, 8, 8]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_qwen2_5_positions_ignore_padding(make_engine, side):
+    model = qwen(make_engine, "qwen2_5_vl")
+    lines = [frame(0, 2, 0), frame(1, 2, 1500)]
+    (alone,), delta = positions_of(model, ["ttVVQVVQtt"], lines)
+    padded, mask = ("...", [0] * 3), [1] * 10
+    row, mask = ("..." + "ttVVQVVQtt", [0] * 3 + mask) if side == "left" else ("ttVVQVVQtt" + padded[0], mask + padded[1])
+    positions, deltas = positions_of(model, [row, "tttVVQtttVVQt"], lines * 2, [mask, [1] * 13])
+    assert torch.equal(positions[0][torch.tensor(mask).bool()], alone)
+    assert torch.equal(deltas[:1], delta)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_qwen2_5_stand_in_image_of_a_batch_without_media_is_ignored(make_engine, side):
+    model = qwen(make_engine, "qwen2_5_vl")
+    text, stand_in = "tttt", "sIIIIeQ"
+    row, mask = (text + stand_in, [1] * 4 + [0] * 7) if side == "right" else (stand_in + text, [0] * 7 + [1] * 4)
+    (positions,), deltas = positions_of(model, [row], [(-1, 1, 2, 2, 2, 1, 0, 0)], [mask])
+    assert positions[torch.tensor(mask).bool()].tolist() == [[i, i, i] for i in range(4)]
+    assert deltas.tolist() == [[0]]
+
+
+def test_qwen2_5_positions_of_real_prompts_never_fall_back(make_engine, prompts):
+    """Along a prompt, the positions reached by text only grow, and no two tokens share all three numbers."""
+    engine = make_engine("qwen2_5_vl")
+    for name in ("video", "image", "mixed", "turns"):
+        inputs = collate(engine, [prompts(engine)[name]])
+        positions, _ = engine.model.get_rope_index(inputs["input_ids"], staq_layout=inputs["staq_layout"])
+        rows = [tuple(row) for row in positions[:, 0].T.tolist()]
+        assert len(set(rows)) == len(rows)
+        text = [row[0] for row in rows if len(set(row)) == 1]
+        assert text == sorted(text)
+
+
+def test_qwen3_positions_are_the_stock_models(make_engine, prompts):
+    engine = make_engine("qwen3_vl")
+    items = [prompts(engine)[name] for name in ("video", "mixed", "text", "image")]
+    for side in ("left", "right"):
+        inputs = collate(engine, items, side)
+        grids = {name: inputs[name] for name in ("image_grid_thw", "video_grid_thw")}
+        given = {"attention_mask": inputs["attention_mask"], **grids}
+        types = (inputs["input_ids"] == engine.model.config.image_token_id).long()
+        types += 2 * (inputs["input_ids"] == engine.model.config.video_token_id)
+        stock = engine.model.model.get_rope_index(inputs["input_ids"], mm_token_type_ids=types, **given)
+        ours = engine.model.get_rope_index(inputs["input_ids"], staq_layout=inputs["staq_layout"], **given)
+        assert torch.equal(stock[0], ours[0]) and torch.equal(stock[1], ours[1])
+
+
+@pytest.mark.parametrize("backbone", ["qwen3_vl", "qwen2_5_vl"])
+def test_positions_given_by_a_collator_equal_those_computed_inside(make_engine, prompts, backbone):
+    engine = make_engine(backbone)
+    inputs = collate(engine, [prompts(engine)["mixed"], prompts(engine)["video"]], "right")
+    grids = {name: inputs[name] for name in ("image_grid_thw", "video_grid_thw")}
+    positions, _ = engine.model.get_rope_index(
+        inputs["input_ids"], attention_mask=inputs["attention_mask"], staq_layout=inputs["staq_layout"], **grids
+    )
+    text = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    given = run(engine, inputs, position_ids=torch.cat([text[None], positions]))
+    real = inputs["attention_mask"].bool()
+    inside = run(engine, inputs)
+    assert torch.allclose(given.boxes, inside.boxes, **CLOSE)
+    assert torch.allclose(given.logits[real], inside.logits[real], atol=1e-4)
+
+
+# LLaVA's frames.
+
+
+def features_of(engine, item):
+    """What `embed_visual` puts in the places of the visual tokens."""
+    from spacevllm_plugin.modeling.layout import Layout
+
+    model, inputs = engine.model, collate(engine, [item])
+    embeds = torch.zeros(1, inputs["input_ids"].shape[1], model.config.get_text_config().hidden_size)
+    with torch.no_grad():
+        embeds, _ = model.embed_visual(
+            inputs["input_ids"], embeds, Layout.unpack(inputs["staq_layout"]), pixel_values=inputs["pixel_values"]
+        )
+
+    ids = (model.config.image_token_id, model.config.video_token_id)
+    return embeds[0][torch.isin(inputs["input_ids"][0], torch.tensor(ids))], inputs["pixel_values"]
+
+
+def test_llava_frames_are_the_stock_models(make_engine, media):
+    engine = make_engine("llava_onevision")
+    features, pixels = features_of(engine, prompt(engine, "<video>Where?", videos=[media["five"]]))
+    with torch.no_grad():
+        stock = engine.model.get_video_features(pixels[None]).pooler_output[0]
+
+    assert pixels.shape[0] == 5 and stock.shape[0] == 5 * 9
+    assert torch.allclose(features, torch.cat([stock, engine.model.model.image_newline[None]]), **CLOSE)
+
+
+def test_llava_pictures_are_what_the_stock_processor_makes(make_engine, media):
+    engine = make_engine("llava_onevision")
+    _, pixels = features_of(engine, prompt(engine, "<image>Where?", [media["image"]]))
+    expected = (torch.from_numpy(picture(90)).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+    assert torch.allclose(pixels[0], expected, atol=1e-2)
+
+
+def test_llava_image_is_one_whole_tile_with_a_newline(make_engine, media):
+    engine = make_engine("llava_onevision")
+    features, pixels = features_of(engine, prompt(engine, "<image>Where?", [media["image"]]))
+    with torch.no_grad():
+        states = engine.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+        stock = engine.model.model.multi_modal_projector(states)[0]
+
+    assert pixels.shape[0] == 1 and stock.shape[0] == 36
+    assert torch.allclose(features, torch.cat([stock, engine.model.model.image_newline[None]]), **CLOSE)
+
+
+def test_llava_video_frames_are_averages_with_a_newline_a_row(make_engine, media):
+    engine = make_engine("llava_onevision", frame_tokens="llava_video")
+    features, pixels = features_of(engine, prompt(engine, "<video>Where?", videos=[media["two"]]))
+    with torch.no_grad():
+        states = engine.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+        grid = engine.model.model.multi_modal_projector(states).view(2, 6, 6, -1)
+
+    features, newline = features.view(2, 3, 4, -1), engine.model.model.image_newline
+    assert torch.allclose(features[1, 2, 0], grid[1, 4:6, 0:2].mean((0, 1)), **CLOSE)
+    assert torch.allclose(features[0, 1, 2], grid[0, 2:4, 4:6].mean((0, 1)), **CLOSE)
+    assert (features[:, :, 3] == newline).all()
+    boxes = run(engine, collate(engine, [prompt(engine, "<video>Where?", videos=[media["two"]])])).boxes
+    assert len(boxes) == 2
+
+
+# Checkpoints.
+
+
+def test_a_saved_model_loads_back_as_itself(engine, prompts, tmp_path):
+    engine.model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    assert type(again) is type(engine.model) and again.config.staq_token_id == staq_id(engine)
+    assert again.config.grounding == engine.model.config.grounding is not None
+    assert AutoConfig.from_pretrained(tmp_path).model_type.startswith("spacevllm_")
+    inputs = collate(engine, [prompts(engine)["mixed"], prompts(engine)["text"]])
+    with torch.no_grad():
+        before, after = engine.model(**inputs), again(**inputs)
+
+    assert torch.equal(before.logits, after.logits) and torch.equal(before.boxes, after.boxes)
+
+
+def test_options_that_shape_the_model_travel_with_it(make_engine, tmp_path):
+    engine = make_engine(
+        "qwen3_vl", space_decoder_attention="projected", space_decoder_mlp_layers=2, staq_num_queries=5, box_anchor="none"
+    )
+    engine.model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert again.staq_embedding.weight.shape[0] == 6 and len(again.space_decoder.mlp.layers) == 2
+    assert again.space_decoder.projections is not None and again.space_decoder.box_anchor == "none"
+    assert all(torch.equal(p, engine.model.state_dict()[name]) for name, p in again.state_dict().items())
+
+
+def test_a_plain_base_keeps_its_text_logits(engine, tiny_base, prompts):
+    stock = AutoModelForImageTextToText.from_pretrained(tiny_base(engine.template.mm_plugin.backbone)).eval()
+    inputs = collate(engine, [prompts(engine)["text"]])
+    with torch.no_grad():
+        assert torch.allclose(stock(**inputs).logits, run(engine, inputs).logits, **CLOSE)
+
+    ours = engine.model.state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in stock.state_dict().items())
+    assert {name.split(".")[0] for name in set(ours) - set(stock.state_dict())} == {"staq_embedding", "space_decoder"}
+
+
+def test_fresh_heads_are_initialised(engine):
+    heads = {**dict(engine.model.space_decoder.named_parameters()), "staq": engine.model.staq_embedding.weight}
+    for name, value in heads.items():
+        assert value.isfinite().all()
+        assert (value.abs().max() == 0) if name.endswith("bias") else (0.005 < value.std() < 0.2), name
+
+
+def test_the_placeholder_takes_an_id_inside_the_embedding(engine, tiny_base):
+    rows = engine.model.get_input_embeddings().weight.shape[0]
+    plain = AutoTokenizer.from_pretrained(tiny_base(engine.template.mm_plugin.backbone))
+    assert len(plain) <= staq_id(engine) < rows
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_no_room_for_the_placeholder_is_a_clear_error(tiny_base, backbone):
+    config = AutoConfig.from_pretrained(tiny_base(backbone))
+    rows = config.get_text_config().vocab_size
+    with pytest.raises(ValueError, match=rf"No room for the placeholder token .* id {rows}, .* has {rows} rows"):
+        upgrade_config(config, rows)
+
+    assert upgrade_config(config, rows - 1).staq_token_id == rows - 1
+
+
+def test_an_unknown_backbone_is_a_clear_error(tmp_path):
+    from transformers import Qwen2Config
+
+    from spacevllm_plugin.integration.engine import load_engine
+
+    with pytest.raises(ValueError, match="no backbone for the model type `qwen2`; it has: qwen3_vl, qwen2_5_vl, llava"):
+        upgrade_config(Qwen2Config(), 0)
+
+    Qwen2Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model type `qwen2`; SpaceVLLM knows: llava_onevision, qwen3_vl, qwen2_5_vl"):
+        load_engine(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "template", "right"),
+    [
+        ("qwen3_vl", "spacevllm", "spacevllm_qwen3_vl"),
+        ("qwen3_vl", "spacevllm_qwen2_5_vl", "spacevllm_qwen3_vl"),
+        ("qwen2_5_vl", "spacevllm_qwen3_vl", "spacevllm_qwen2_5_vl"),
+        ("llava_onevision", "spacevllm_qwen3_vl", "spacevllm"),
+    ],
+)
+def test_a_template_for_another_backbone_is_a_clear_error(tiny_base, backbone, template, right):
+    from spacevllm_plugin.integration.engine import load_engine
+
+    with pytest.raises(ValueError, match=f"do not match.*needs `template: {right}`"):
+        load_engine(str(tiny_base(backbone)), template=template)
+
+
+def test_a_spacevllm_model_under_a_foreign_template_is_a_clear_error(make_engine, tmp_path):
+    from spacevllm_plugin.integration.engine import load_engine
+
+    engine = make_engine("qwen3_vl")
+    engine.model.save_pretrained(tmp_path)
+    engine.processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a SpaceVLLM model: it needs `template: spacevllm_qwen3_vl`"):
+        load_engine(str(tmp_path), template="qwen3_vl")
+
+
+# Predictions.
+
+
+def test_ground_batch_gives_each_row_its_own_boxes(engine, synthetic_set):
+    from spacevllm_plugin.inference.grounding import ground_batch
+    from spacevllm_plugin.integration.engine import row_item
+
+    rows = [synthetic_set.of(task) for task in ("qa", "stvg", "rec", "vtg")] + [synthetic_set.of("stvg", 4)]
+    items = [row_item(engine, row, synthetic_set.folder) for row in rows]
+    together = ground_batch(engine.model, engine.prompter, items, max_new_tokens=2)
+    assert [prediction.id for prediction in together] == [row.id for row in rows]
+    for row, item, prediction in zip(rows, items, together, strict=True):
+        (alone,) = ground_batch(engine.model, engine.prompter, [item], max_new_tokens=2)
+        assert alone.text == prediction.text
+        if row.task in ("qa", "vtg"):
+            assert prediction.boxes is None
+            continue
+
+        assert prediction.frames == ([0] if row.task == "rec" else item.videos[0].frames)
+        assert torch.tensor(prediction.boxes).allclose(torch.tensor(alone.boxes), atol=1e-3)
+        boxes = run(engine, collate(engine, [item])).boxes
+        x = ((boxes[:, 0] - boxes[:, 2] / 2) * 48).clamp(0, 48)
+        assert torch.tensor(prediction.boxes)[:, 0].allclose(x, atol=1e-3)
