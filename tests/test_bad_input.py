@@ -126,11 +126,11 @@ def test_video_that_breaks_during_training(base, good, tmp_path):
     write_data(folder, [changed(rows[0], "late", videos=["videos/late.mp4"]), rows[1], rows[2]])
     read = video._read_file
 
-    def break_late(ref, *args, **kwargs):
-        if "late" in ref.path:
-            raise video.MediaError(f"{ref.path}: broken meanwhile")
+    def break_late(path, *args, **kwargs):
+        if "late" in path:
+            raise video.MediaError(f"{path}: broken meanwhile")
 
-        return read(ref, *args, **kwargs)
+        return read(path, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(video, "_read_file", break_late)

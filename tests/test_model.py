@@ -2,11 +2,12 @@
 
 import copy
 import math
+import shutil
 
 import pytest
 import torch
 from conftest import BACKBONES, collate, picture, prompt, staq_id, user, write_image, write_video
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from spacevllm_plugin.modeling import backbones  # noqa: F401  registers the auto classes
 from spacevllm_plugin.modeling.configuration import upgrade_config
@@ -240,7 +241,8 @@ def test_generation_without_a_cache_gives_the_same(engine, prompts):
 
 @pytest.mark.parametrize("names", [("video", "image"), ("mixed", "text"), ("turns", "video")])
 @pytest.mark.parametrize(
-    "kwargs", [{"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True, "num_return_sequences": 3}]
+    "kwargs",
+    [{"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}, {"do_sample": True, "num_return_sequences": 3}],
 )
 def test_beams_and_several_answers_give_each_prompts_boxes_once(engine, prompts, names, kwargs):
     inputs = collate(engine, [prompts(engine)[name] for name in names])
@@ -283,7 +285,7 @@ def test_pixels_and_prompt_must_agree(engine, prompts):
     if "video_grid_thw" in inputs:
         inputs["video_grid_thw"] = inputs["video_grid_thw"] - torch.tensor([1, 0, 0])
 
-    with pytest.raises((ValueError, StopIteration), match="visual tokens in the prompt but|"):
+    with pytest.raises(ValueError, match="visual tokens in the prompt but"):
         run(engine, inputs)
 
 
@@ -293,18 +295,13 @@ def test_pixels_and_prompt_must_agree(engine, prompts):
 def test_the_caption_changes_the_boxes_and_only_through_the_visual_states(engine, media):
     """Queries stand before the caption, so their states cannot know of it; the decoder brings it in."""
     questions = ['<video>Where is "the red circle"?', '<video>Where is "the blue square"?']
-    results = [
-        run(engine, collate(engine, [prompt(engine, text, videos=[media["five"]])]), output_hidden_states=True)
-        for text in questions
-    ]
-    a, b = (result.boxes for result in results)
+    items = [prompt(engine, text, videos=[media["five"]]) for text in questions]
+    a, b = (run(engine, collate(engine, [item])).boxes for item in items)
     assert a.shape == b.shape and (a - b).abs().max() > 1e-4
 
-    inputs = collate(engine, [prompt(engine, questions[0], videos=[media["five"]])])
-    is_query = inputs["input_ids"][0] == staq_id(engine)
-    states = [last_states(engine, prompt(engine, text, videos=[media["five"]])) for text in questions]
-    end = int(is_query.nonzero()[-1]) + 1
-    assert torch.allclose(states[0][:end], states[1][:end], **CLOSE)
+    end = len(items[0].token_ids) - items[0].token_ids[::-1].index(staq_id(engine))
+    a, b = (last_states(engine, item)[:end] for item in items)
+    assert torch.allclose(a, b, **CLOSE)
 
 
 def last_states(engine, item, **changed):
@@ -341,16 +338,14 @@ def test_with_the_instruction_first_the_queries_see_it(make_engine, media, backb
     assert not torch.allclose(*(last_states(engine, item)[first] for item in items), atol=1e-3)
 
 
-def test_every_medium_reaches_its_own_queries(engine, media):
-    """In a row with an image between two videos, in any order: replace one medium, and its own boxes change most."""
+def test_another_image_between_two_videos_changes_its_own_query_and_none_before(engine, media):
     content = "<video>and <image>and <video>Which?"
     item = prompt(engine, content, [media["image"]], [media["two"], media["five"]])
     other = prompt(engine, content, [media["frames"][0]], [media["two"], media["five"]])
-    a, b = (run(engine, collate(engine, [one])).boxes for one in (item, other))
-    image = int((collate(engine, [item])["staq_layout"][:, 0] == -1).nonzero())
-    assert torch.allclose(a[:image], b[:image], atol=2e-2) and (a[image] - b[image]).abs().max() > 1e-3
-    alone = collate(engine, [prompt(engine, "<image>Which?", [media["image"]])])
-    assert int(alone["staq_layout"][0, 2]) == int(collate(engine, [item])["staq_layout"][image, 2])
+    changed = (last_states(engine, item) - last_states(engine, other)).abs().amax(-1) > 1e-4
+    queries = [i for i, token in enumerate(item.token_ids) if token == staq_id(engine)]
+    image = collate(engine, [item])["staq_layout"][:, 0].tolist().index(-1)
+    assert [bool(changed[position]) for position in queries[: image + 1]] == [False] * image + [True]
 
 
 # Qwen's positions.
@@ -432,7 +427,9 @@ def test_qwen2_5_positions_ignore_padding(make_engine, side):
     lines = [frame(0, 2, 0), frame(1, 2, 1500)]
     (alone,), delta = positions_of(model, ["ttVVQVVQtt"], lines)
     padded, mask = ("...", [0] * 3), [1] * 10
-    row, mask = ("..." + "ttVVQVVQtt", [0] * 3 + mask) if side == "left" else ("ttVVQVVQtt" + padded[0], mask + padded[1])
+    row, mask = (
+        ("..." + "ttVVQVVQtt", [0] * 3 + mask) if side == "left" else ("ttVVQVVQtt" + padded[0], mask + padded[1])
+    )
     positions, deltas = positions_of(model, [row, "tttVVQtttVVQt"], lines * 2, [mask, [1] * 13])
     assert torch.equal(positions[0][torch.tensor(mask).bool()], alone)
     assert torch.equal(deltas[:1], delta)
@@ -569,7 +566,11 @@ def test_a_saved_model_loads_back_as_itself(engine, prompts, tmp_path):
 
 def test_options_that_shape_the_model_travel_with_it(make_engine, tmp_path):
     engine = make_engine(
-        "qwen3_vl", space_decoder_attention="projected", space_decoder_mlp_layers=2, staq_num_queries=5, box_anchor="none"
+        "qwen3_vl",
+        space_decoder_attention="projected",
+        space_decoder_mlp_layers=2,
+        staq_num_queries=5,
+        box_anchor="none",
     )
     engine.model.save_pretrained(tmp_path)
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
@@ -587,6 +588,22 @@ def test_a_plain_base_keeps_its_text_logits(engine, tiny_base, prompts):
     ours = engine.model.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in stock.state_dict().items())
     assert {name.split(".")[0] for name in set(ours) - set(stock.state_dict())} == {"staq_embedding", "space_decoder"}
+
+
+def test_llava_checkpoints_with_the_hubs_names_load_whole(make_engine, tiny_base, prompts, tmp_path):
+    """`language_model.model.…` and no prefix, as llava-hf's checkpoints have it."""
+    from safetensors.torch import load_file, save_file
+
+    from spacevllm_plugin.integration.engine import load_engine
+
+    base = tiny_base("llava_onevision")
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    weights = {name.removeprefix("model."): value for name, value in load_file(base / "model.safetensors").items()}
+    assert "language_model.model.norm.weight" in weights
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_engine(str(tmp_path), infer_dtype="float32").model.state_dict()
+    for name, value in make_engine("llava_onevision").model.state_dict().items():
+        assert name.startswith(("staq", "space")) or torch.equal(value, loaded[name]), name
 
 
 def test_fresh_heads_are_initialised(engine):
@@ -617,7 +634,9 @@ def test_an_unknown_backbone_is_a_clear_error(tmp_path):
 
     from spacevllm_plugin.integration.engine import load_engine
 
-    with pytest.raises(ValueError, match="no backbone for the model type `qwen2`; it has: qwen3_vl, qwen2_5_vl, llava"):
+    with pytest.raises(
+        ValueError, match="no backbone for the model type `qwen2`; it has: qwen3_vl, qwen2_5_vl, llava"
+    ):
         upgrade_config(Qwen2Config(), 0)
 
     Qwen2Config().save_pretrained(tmp_path)

@@ -49,7 +49,7 @@ def install(module: ModuleType) -> None:
         """Annotation rows; a bad one is carried on with its error, so that all of them can be named at once."""
 
         def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
-            example = without_nulls(example)
+            example = without_nulls(dict(example))
             try:
                 row = parse_row(example, where=str(self.dataset_attr))
             except RowError as err:

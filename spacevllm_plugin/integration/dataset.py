@@ -164,6 +164,10 @@ def install(module: ModuleType) -> None:
     def _get_preprocessed_dataset(
         dataset, data_args, training_args, stage, template, tokenizer, processor=None, is_eval=False
     ):
+        if is_ours(template):
+            # A row's verdict depends on its media, which the cache of the datasets library does not look at.
+            data_args.overwrite_cache = True
+
         dataset = get_preprocessed_dataset(
             dataset, data_args, training_args, stage, template, tokenizer, processor, is_eval
         )

@@ -32,24 +32,27 @@ def check_match(config: Any, backbone: str | None, model_name: str) -> None:
         raise ValueError(f"Template and model do not match: {model_name} needs `template: {right}`.")
 
 
-def prepare_finetuning(finetuning_args: Any) -> None:
-    """The heads train in full beside LoRA; freeze tuning trains them too."""
-    if finetuning_args.finetuning_type == "freeze":
-        finetuning_args.freeze_extra_modules = list(
-            dict.fromkeys([*(finetuning_args.freeze_extra_modules or []), *HEAD_MODULES])
-        )
-    elif finetuning_args.finetuning_type in ("lora", "oft"):
-        finetuning_args.additional_target = list(
-            dict.fromkeys([*(finetuning_args.additional_target or []), *HEAD_MODULES])
-        )
+def save_heads_with_adapter(finetuning_args: Any) -> None:
+    """The heads train in full beside LoRA, as peft's modules to save."""
+    if finetuning_args.finetuning_type in ("lora", "oft"):
+        given = finetuning_args.additional_target or []
+        finetuning_args.additional_target = list(dict.fromkeys([*given, *HEAD_MODULES]))
+
+
+def unfreeze_heads(model: Any) -> None:
+    """Freeze tuning chooses layers by number and cannot name the heads; they are fresh and must train."""
+    for name in HEAD_MODULES:
+        for parameter in getattr(model, name).parameters():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
 
 
 def keep_heads_unquantised(init_kwargs: dict[str, Any]) -> None:
     """Fresh heads have nothing that a quantiser could keep."""
     quantization = init_kwargs.get("quantization_config")
-    if quantization is not None and hasattr(quantization, "llm_int8_skip_modules"):
-        skipped = quantization.llm_int8_skip_modules or ["lm_head"]
-        quantization.llm_int8_skip_modules = [*skipped, *HEAD_MODULES]
+    for name in ("llm_int8_skip_modules", "skip_modules", "modules_to_not_convert"):  # bitsandbytes, HQQ, EETQ
+        if hasattr(quantization, name):
+            setattr(quantization, name, [*(getattr(quantization, name) or ["lm_head"]), *HEAD_MODULES])
 
 
 def install(module: ModuleType) -> None:
@@ -106,9 +109,13 @@ def install(module: ModuleType) -> None:
         model_args.spacevllm_backbone = backbone_of(tokenizer)
         if model_args.spacevllm_backbone is not None:
             model_args.spacevllm_token_id = tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
-            prepare_finetuning(finetuning_args)
+            save_heads_with_adapter(finetuning_args)
 
-        return load_model(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
+        model = load_model(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
+        if model_args.spacevllm_backbone is not None and is_trainable and finetuning_args.finetuning_type == "freeze":
+            unfreeze_heads(model)
+
+        return model
 
     module.patch_processor, module.patch_config = _patch_processor, _patch_config
     module.load_config, module.load_model = _load_config, _load_model

@@ -7,12 +7,14 @@ import torch
 
 
 # Generation runs in one thread from the prefill to the last token; several may run at once in a server.
-_prefill = threading.local()
+_generation = threading.local()
 
 
 def keep_prefill_boxes(boxes: torch.Tensor) -> None:
-    """Called by `forward` in a prefill."""
-    _prefill.boxes = boxes.detach()
+    """Called by `forward` in a prefill: hands the boxes out before the first token, in time for any streamer."""
+    sink = getattr(_generation, "sink", None)
+    if sink is not None:
+        sink.append(boxes.detach())
 
 
 class SpaceVLLMGenerationMixin:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import initialization
 from transformers.utils import ModelOutput
 
 from .configuration import GroundingOptions, LossOptions
@@ -64,6 +65,12 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         )
         self.loss_options = LossOptions()
         self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        if isinstance(module, STAQEmbedding):  # not every backbone initialises embeddings
+            initialization.normal_(module.weight, std=self.config.get_text_config().initializer_range)
+        else:
+            super()._init_weights(module)
 
     @property
     def visual_token_ids(self) -> tuple[int, int]:
@@ -202,7 +209,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         index = index_queries(is_query, is_visual, layout)
         row = index.row[:, None]
         return self.space_decoder(
-            queries=states[index.row, index.position],
+            states[
+                index.row, index.position
+            ],  # by position: peft's wrapper of modules to save wants one such argument
             visual=states[row, index.visual],
             visual_mask=index.visual_mask,
             centers=index.centers,

@@ -7,8 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class FP32Linear(nn.Linear):
-    """A linear layer that computes in fp32 whatever it is stored or autocast in: half a per mille is a pixel."""
+class FP32Affine(nn.Linear):
+    """A linear layer that computes in fp32 whatever it is stored or autocast in: half a per mille is a pixel.
+
+    Its name lacks "Linear" because LLaMA-Factory looks for that to find LoRA's targets.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer; returns fp32."""
@@ -23,7 +26,7 @@ class BoxMLP(nn.Module):
     def __init__(self, hidden_size: int, num_layers: int) -> None:
         super().__init__()
         widths = [hidden_size] * num_layers + [4]
-        self.layers = nn.ModuleList(FP32Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(FP32Affine(a, b) for a, b in zip(widths, widths[1:]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(total_queries, hidden_size) -> (total_queries, 4), before the sigmoid."""
@@ -79,7 +82,7 @@ class SpaceDecoder(nn.Module):
         self.projections = None
         if attention == "projected":
             names = ("visual_query", "caption_key", "staq_query", "visual_key")
-            self.projections = nn.ModuleDict({name: FP32Linear(hidden_size, hidden_size) for name in names})
+            self.projections = nn.ModuleDict({name: FP32Affine(hidden_size, hidden_size) for name in names})
 
         self.mlp = BoxMLP(hidden_size, mlp_layers)
 

@@ -20,6 +20,8 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
 
     config_class = SpaceVLLMLlavaOnevisionConfig
     config: SpaceVLLMLlavaOnevisionConfig
+    # Upstream names a layer class that this model does not have, which FSDP refuses.
+    _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
     visual_inputs = ("pixel_values",)
     per_query_inputs = ("staq_layout", "pixel_values")
 
