@@ -17,9 +17,15 @@ from spacevllm_plugin.modeling.tiny import make_tiny
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    out = tmp_path_factory.mktemp("predict") / "model"
-    make_tiny("qwen3_vl", out)
-    return out
+    """A SpaceVLLM checkpoint: a plain base would get fresh heads, and so other boxes, each time it is loaded."""
+    from spacevllm_plugin.integration.engine import load_engine
+
+    folder = tmp_path_factory.mktemp("predict")
+    make_tiny("qwen3_vl", folder / "base")
+    engine = load_engine(str(folder / "base"), infer_dtype="float32")
+    engine.model.save_pretrained(folder / "model")
+    engine.processor.save_pretrained(folder / "model")
+    return folder / "model"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +93,7 @@ def test_killed_and_started_again(model, data, tmp_path):
 
 def test_a_video_that_cannot_be_read_fails_alone(model, data, tmp_path):
     rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows = [row for row in rows if "videos" in row]
     (data.parent / "videos" / "broken.mp4").write_bytes(b"no video")
     rows[1]["videos"], rows[2]["videos"] = ["videos/broken.mp4"], ["videos/nowhere.mp4"]
     changed = data.parent / "changed.jsonl"

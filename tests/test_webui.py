@@ -1,11 +1,12 @@
 """LlamaBoard knows our models, templates and data sets, and its own page functions train one of ours."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
-from runs import command  # noqa: F401  (puts the folder's helpers on the path)
 
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.integration.models import MODEL_GROUPS
@@ -24,6 +25,8 @@ def board(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("OMP_NUM_THREADS", "1")
+        # LlamaBoard starts `llamafactory-cli` by its bare name.
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         from llamafactory.webui.interface import create_ui
 
         demo = create_ui()

@@ -1,6 +1,7 @@
 """What a model sees of one video or image, decided without decoding: frames, times, sizes."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from io import BytesIO
 from typing import Any
 
 from PIL import Image
@@ -88,9 +89,7 @@ def plan_video(source: Any, options: Preprocessing, sampling: str, temporal_patc
         MediaError: The video cannot be opened, or its clip holds no frame.
     """
     ref = VideoRef.parse(source)
-    if ref.path is None or ref.fps is None:
-        ref = VideoRef(path=ref.path, frames=ref.frames, clip=ref.clip, fps=ref.fps or options.video_fps)
-
+    ref = replace(ref, fps=ref.fps or options.video_fps)
     info = probe(ref)
     first, last = ref.clip if ref.clip is not None else (0, info.timeline.num_frames)
     last = min(last, info.timeline.num_frames)
@@ -119,8 +118,6 @@ def open_image(source: Any) -> Image.Image:
         source = source.get("bytes") or source.get("path")
 
     if isinstance(source, bytes):
-        from io import BytesIO
-
         source = BytesIO(source)
 
     return Image.open(source)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 TASKS = ("stvg", "vtg", "rec", "qa")
 VISUAL_TAGS = {"videos": "<video>", "images": "<image>"}
+MEDIA_TAG = re.compile("|".join(VISUAL_TAGS.values()))
 
 
 class RowError(ValueError):

@@ -97,5 +97,5 @@ def group_frames(frames: list[int], size: int) -> list[list[int]]:
 
 
 def middle_frame(group: list[int]) -> int:
-    """The native frame nearest to the mean of a group: the one its query's box belongs to."""
-    return round(sum(group) / len(group))
+    """The native frame at the mean of a group, rounded down: the one its query's box belongs to."""
+    return sum(group) // len(group)

@@ -1,7 +1,6 @@
 """Hook on `chat.hf_engine`: replies of chat, API and web chat carry the tube as one JSON block behind the text."""
 
 import json
-import re
 import threading
 from functools import wraps
 from types import ModuleType
@@ -9,6 +8,7 @@ from typing import Any
 
 from ..data.plan import VideoPlan
 from ..data.prompts import read_span
+from ..data.schema import MEDIA_TAG
 from ..data.targets import pixel_box
 from .template import is_ours
 
@@ -29,7 +29,7 @@ class TubeReply:
     def __init__(self, prompter: Any, messages: list[dict[str, str]], images: list[Any], videos: list[Any]) -> None:
         self.sink: list[Any] = []
         image_plans, video_plans = map(iter, prompter.plan(images, videos))
-        tags = re.findall("<image>|<video>", "".join(message["content"] for message in messages))
+        tags = MEDIA_TAG.findall("".join(message["content"] for message in messages))
         self.plans = [next(image_plans) if tag == "<image>" else next(video_plans) for tag in tags]
 
     def block(self, text: str) -> str:

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from ..data.video import MediaError
+from ..modeling.configuration import STAQ_TOKEN
+
 
 def grounding_collator(base: type) -> type:
     """Our collator class over LLaMA-Factory's `SFTDataCollatorWith4DAttentionMask`."""
@@ -35,8 +38,6 @@ def grounding_collator(base: type) -> type:
             return batch
 
         def _collate_readable(self, features: list[dict[str, Any]], targets: list[list[float]]) -> dict[str, Any]:
-            from ..data.video import MediaError
-
             try:
                 return super().__call__([dict(feature) for feature in features])
             except MediaError:
@@ -59,7 +60,7 @@ def grounding_collator(base: type) -> type:
             if "staq_layout" not in batch:
                 return
 
-            staq_id = self.tokenizer.convert_tokens_to_ids("<|staq|>")
+            staq_id = self.tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
             lines = []
             for ids, values in zip(batch["input_ids"], targets):
                 boxes = [values[i : i + 4] for i in range(0, len(values), 4)]

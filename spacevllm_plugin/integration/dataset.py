@@ -1,12 +1,13 @@
 """Hook on `data.loader`: keeps the targets beside the tokens, and sees to rows that cannot be used."""
 
+import copy
 import json
 from collections import defaultdict
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from ..data.schema import AnnotationRow
+from ..data.schema import MEDIA_TAG, AnnotationRow
 from ..data.targets import query_targets
 from ..data.video import MediaError
 from .converter import COLUMN
@@ -91,12 +92,10 @@ class GroundingEncoding:
     @staticmethod
     def _in_order(example: dict[str, Any], images: list, tubes: list) -> list[float]:
         """All queries' targets in order of appearance, flat."""
-        import re
-
         text = "".join(message["content"] for message in example["_prompt"] + example["_response"])
         images, tubes = iter(images), iter(tubes)
         boxes = []
-        for tag in re.findall("<image>|<video>", text):
+        for tag in MEDIA_TAG.findall(text):
             boxes += [next(images)] if tag == "<image>" else next(tubes)
 
         return [value for box in boxes for value in box]
@@ -104,8 +103,6 @@ class GroundingEncoding:
 
 def replace_cutoff(data_args: Any, cutoff_len: int) -> Any:
     """A copy of LLaMA-Factory's data arguments with another `cutoff_len`."""
-    import copy
-
     data_args = copy.copy(data_args)
     data_args.cutoff_len = cutoff_len
     return data_args

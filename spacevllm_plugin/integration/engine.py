@@ -94,10 +94,17 @@ def load_engine(model: str, adapter: str | None = None, **arguments: Any) -> Eng
 
 
 def row_prompt(row: AnnotationRow) -> tuple[str | None, list[dict[str, str]]]:
-    """A row's system message and its messages up to the last answer."""
+    """A row's system message, and its messages up to the answer that is wanted.
+
+    That is the first answer where there is a target, which is about the first question, and else the last one.
+    """
     messages = [message.model_dump() for message in row.messages]
     system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
-    return system, messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        return system, messages
+
+    return system, messages[: answers[-1] if row.task == "qa" else answers[0]]
 
 
 def row_item(engine: Engine, row: AnnotationRow, media_dir: Any) -> GroundingItem:

@@ -14,7 +14,10 @@ def keep_prefill_boxes(boxes: torch.Tensor) -> None:
     """Called by `forward` in a prefill: hands the boxes out before the first token, in time for any streamer."""
     sink = getattr(_generation, "sink", None)
     if sink is not None:
-        sink.append(boxes.detach())
+        # Beams and further return sequences share their prompt, and so its boxes.
+        rows = boxes.detach().split(_generation.sizes) if _generation.copies > 1 else [boxes.detach()]
+        sink.append(torch.cat(rows[:: _generation.copies]))
+        _generation.sink = None  # without a cache every step is a prefill
 
 
 class SpaceVLLMGenerationMixin:
@@ -30,14 +33,11 @@ class SpaceVLLMGenerationMixin:
                 out of the prefill that generation runs anyway: no token and no second pass is spent on them.
             **kwargs: As for `GenerationMixin.generate`.
         """
-        _prefill.boxes, _prefill.sizes, _prefill.copies = None, None, 1
-        output = super().generate(*args, **kwargs)
-        if box_sink is not None and _prefill.boxes is not None:
-            # Beams and further return sequences share their prompt, and so its boxes.
-            rows = _prefill.boxes.split(_prefill.sizes) if _prefill.copies > 1 else [_prefill.boxes]
-            box_sink.append(torch.cat(rows[:: _prefill.copies]))
-
-        return output
+        _generation.sink, _generation.sizes, _generation.copies = box_sink, None, 1
+        try:
+            return super().generate(*args, **kwargs)
+        finally:
+            _generation.sink = None
 
     def _expand_inputs_for_generation(
         self,
@@ -50,7 +50,10 @@ class SpaceVLLMGenerationMixin:
         flat = {name: model_kwargs.pop(name) for name in self.per_query_inputs if model_kwargs.get(name) is not None}
         if flat and expand_size > 1:
             counts = (input_ids == self.config.staq_token_id).sum(dim=-1).tolist()
-            _prefill.sizes, _prefill.copies = [count for count in counts for _ in range(expand_size)], expand_size
+            _generation.sizes, _generation.copies = (
+                [count for count in counts for _ in range(expand_size)],
+                expand_size,
+            )
             for name, value in flat.items():
                 rows = [part for part in value.split(counts) for _ in range(expand_size)]
                 flat[name] = torch.cat(rows)

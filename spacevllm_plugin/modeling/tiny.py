@@ -94,6 +94,8 @@ QWEN_VISION = {
     "out_hidden_size": TEXT["hidden_size"],
     "initializer_range": TEXT["initializer_range"],  # SigLIP has no use for it: it scales by fan-in and fan-out
 }
+# The real ones' millions would leave a head of 32 too few frequencies that turn within a short prompt.
+ROPE_THETA = 1e4
 MROPE_SECTION = [6, 5, 5]  # sums to half a head's 32 dimensions
 
 HALF = [0.5, 0.5, 0.5]
@@ -176,7 +178,12 @@ def _qwen3_vl(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         video_processor=Qwen3VLVideoProcessor(**patches, **pixels),
         chat_template=chat_template(QWEN_MARKS),
     )
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": MROPE_SECTION, "mrope_interleaved": True}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": ROPE_THETA,
+        "mrope_section": MROPE_SECTION,
+        "mrope_interleaved": True,
+    }
     config = Qwen3VLConfig(
         text_config=_text(tokenizer, head_dim=32, rope_parameters=rope),
         vision_config={
@@ -201,7 +208,7 @@ def _qwen2_5_vl(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]
         video_processor=Qwen2VLVideoProcessor(**patches),
         chat_template=chat_template(QWEN_MARKS),
     )
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": MROPE_SECTION}
+    rope = {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": MROPE_SECTION}
     config = Qwen2_5_VLConfig(
         text_config=_text(tokenizer, rope_parameters=rope),
         vision_config={
@@ -232,7 +239,9 @@ def _llava_onevision(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorM
         chat_template=chat_template(LLAVA_MARKS),
     )
     config = LlavaOnevisionConfig(
-        text_config=_text(tokenizer, model_type="qwen2", rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+        text_config=_text(
+            tokenizer, model_type="qwen2", rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA}
+        ),
         vision_config={
             **VISION,
             "model_type": "siglip_vision_model",

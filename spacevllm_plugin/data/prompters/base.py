@@ -16,6 +16,7 @@ from PIL import Image
 
 from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
 from ..plan import Preprocessing, VideoPlan, image_size, open_image, plan_video
+from ..schema import MEDIA_TAG
 from ..video import MediaError, read
 
 
@@ -115,15 +116,11 @@ class Prompter(ABC):
         expanded = []
         for message in messages:
             content = message["content"]
-            if (
-                self.grounding.instruction_first
-                and message["role"] == "user"
-                and re.search("<image>|<video>", content)
-            ):
-                instruction = re.sub("<image>|<video>", "", content).strip()
+            if self.grounding.instruction_first and message["role"] == "user" and MEDIA_TAG.search(content):
+                instruction = MEDIA_TAG.sub("", content).strip()
                 content = f"{instruction}\n{content}"
 
-            expanded.append({**message, "content": re.sub("<image>|<video>", expand, content)})
+            expanded.append({**message, "content": MEDIA_TAG.sub(expand, content)})
 
         return expanded
 
