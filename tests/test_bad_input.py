@@ -190,3 +190,21 @@ def test_unknown_backbone(tmp_path):
     Qwen2Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model type `qwen2`; SpaceVLLM knows: "):
         load_engine(str(tmp_path))
+
+
+def test_kinds_of_rows_may_come_in_any_order(base, good, tmp_path):
+    """Arrow guesses a column's type from the first thousand rows: here they hold no image, and then one does."""
+    from PIL import Image
+
+    folder, rows = good
+    Image.new("RGB", (48, 48)).save(folder / "one.png")
+    image = {
+        "id": "image",
+        "task": "qa",
+        "messages": [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Nothing."}],
+        "images": ["one.png"],
+    }
+    text = {"task": "qa", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
+    plenty = [{"id": f"text/{i}", **text} for i in range(1001)]
+    write_data(folder, [*plenty, rows[0], image])
+    train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, preprocessing_batch_size=500)

@@ -21,6 +21,7 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
     "llamafactory.data.template": {"register_template": None, "Template": None},
     "llamafactory.data.converter": {"register_dataset_converter": ["name", "dataset_converter"]},
     "llamafactory.data.loader": {
+        "align_dataset": None,
         "_get_dataset_processor": ["data_args", "stage", "template", "tokenizer", "processor", "do_generate"],
         "_get_preprocessed_dataset": [
             *("dataset", "data_args", "training_args", "stage", "template", "tokenizer", "processor", "is_eval"),

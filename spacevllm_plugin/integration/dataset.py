@@ -10,6 +10,7 @@ from typing import Any
 from ..data.schema import MEDIA_TAG, AnnotationRow
 from ..data.targets import query_targets
 from ..data.video import MediaError
+from .columns import ALIGNED, Typed, tokenised
 from .converter import COLUMN
 from .template import is_ours
 
@@ -137,8 +138,16 @@ def install(module: ModuleType) -> None:
     class GroundingUnsupervisedProcessor(GroundingEncoding, module.UnsupervisedDatasetProcessor):
         pass
 
+    align_dataset = module.align_dataset
     get_dataset_processor = module._get_dataset_processor
     get_preprocessed_dataset = module._get_preprocessed_dataset
+
+    @wraps(align_dataset)
+    def _align_dataset(dataset, dataset_attr, data_args, training_args):
+        if dataset_attr.formatting == "spacevllm":
+            dataset = Typed(dataset, ALIGNED)
+
+        return align_dataset(dataset, dataset_attr, data_args, training_args)
 
     @wraps(get_dataset_processor)
     def _get_dataset_processor(data_args, stage, template, tokenizer, processor, do_generate=False):
@@ -161,9 +170,10 @@ def install(module: ModuleType) -> None:
     def _get_preprocessed_dataset(
         dataset, data_args, training_args, stage, template, tokenizer, processor=None, is_eval=False
     ):
-        if is_ours(template):
+        if dataset is not None and is_ours(template):
             # A row's verdict depends on its media, which the cache of the datasets library does not look at.
             data_args.overwrite_cache = True
+            dataset = Typed(dataset, tokenised(dataset.features))
 
         dataset = get_preprocessed_dataset(
             dataset, data_args, training_args, stage, template, tokenizer, processor, is_eval
@@ -173,5 +183,6 @@ def install(module: ModuleType) -> None:
 
         return drop_bad_rows(dataset, processor.spacevllm_bad_media, module.logger)
 
+    module.align_dataset = _align_dataset
     module._get_dataset_processor = _get_dataset_processor
     module._get_preprocessed_dataset = _get_preprocessed_dataset
