@@ -31,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tasks", default="stvg", help=f"kinds of rows, separated by commas: {','.join(TASKS)} (default: %(default)s)"
     )
     parser.add_argument(
-        "--follow-ups", action="store_true", help="further turns of each row ask what the video's other shapes are and do"
+        "--follow-ups",
+        action="store_true",
+        help="further turns of each row ask what the video's other shapes are and do",
     )
     parser.add_argument("--report", action="store_true", help="print the scores of the best constant answer (chance)")
 

@@ -66,8 +66,14 @@ def install(module: ModuleType) -> None:
 
     @wraps(patch_processor)
     def _patch_processor(processor, tokenizer, model_args):
-        apply_recorded(model_args, module.logger)
+        ours = isinstance(model_args, GroundingOptions)  # not where a script built LLaMA-Factory's own arguments
+        if ours:
+            apply_recorded(model_args, module.logger)
+
         patch_processor(processor, tokenizer, model_args)
+        if not ours:
+            return
+
         processor.spacevllm_grounding = GroundingOptions.of(model_args)
         processor.spacevllm_bad_media = model_args.bad_media
         processor.spacevllm_training = training_options(model_args)
