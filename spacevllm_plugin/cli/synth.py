@@ -30,11 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", default="stvg", help=f"kinds of rows, separated by commas: {','.join(TASKS)} (default: %(default)s)"
     )
-    parser.add_argument(
-        "--follow-ups",
-        action="store_true",
-        help="further turns of each row ask what the video's other shapes are and do",
-    )
     parser.add_argument("--report", action="store_true", help="print the scores of the best constant answer (chance)")
 
 
@@ -62,7 +57,6 @@ def run(args: argparse.Namespace) -> None:
             shift=args.shift,
             background=args.background,
             tasks=tasks,
-            follow_ups=args.follow_ups,
         )
     except ValueError as err:
         raise CommandError(str(err)) from None

@@ -33,12 +33,6 @@ def answer(task: str, span_seconds: tuple[float, float] | None = None) -> str:
     return ANSWERS[task].format(start=start, end=end)
 
 
-def happening(span_seconds: tuple[float, float]) -> str:
-    """The question that a description of a span answers."""
-    start, end = span_seconds
-    return f"What happens from {start:.1f} to {end:.1f} seconds?"
-
-
 def read_span(text: str) -> tuple[float, float] | None:
     """The first span in an answer: seconds or (hh:)mm:ss, for instance `From 1.0 to 2.5 seconds.` or `0:12 - 0:18`.
 

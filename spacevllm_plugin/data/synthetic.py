@@ -17,7 +17,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from .prompts import answer, happening, instruction
+from .prompts import answer, instruction
 from .schema import AnnotationRow, Media, Message, Target, dump_row
 from .timeline import Timeline, sample_frames
 
@@ -58,7 +58,6 @@ class SynthConfig:
         shift: Textured backgrounds and one more colour.
         background: A video file whose frames lie behind the shapes.
         tasks: Kinds of rows to write, out of `schema.TASKS`.
-        follow_ups: Further turns of a stvg or vtg row ask what happens while the video's other shapes are there.
     """
 
     num_videos: int
@@ -70,7 +69,6 @@ class SynthConfig:
     shift: bool = False
     background: str | None = None
     tasks: tuple[str, ...] = ("stvg",)
-    follow_ups: bool = False
 
     def __post_init__(self) -> None:
         if self.num_videos < 1:
@@ -171,25 +169,13 @@ def scene_rows(config: SynthConfig, scene: Scene) -> list[AnnotationRow]:
     video_media = Media(width=config.size, height=config.size, fps=config.fps, num_frames=config.num_frames)
     image_media = Media(width=config.size, height=config.size)
 
-    def turn(question: str, reply: str) -> list[Message]:
-        return [Message(role="user", content=question), Message(role="assistant", content=reply)]
-
-    def follow_ups(number: int) -> list[Message]:
-        """What the other shapes are and do, starting with the next one: the grounding question the other way round."""
-        others = [*scene.shapes[number + 1 :], *scene.shapes[:number]]
-        turns = [turn(happening(timeline.span_seconds(other.span)), f"{other.sentence}.") for other in others]
-        return [message for messages in turns for message in messages]
-
     def row(task: str, number: int, question: str, reply: str, **columns) -> AnnotationRow:
-        messages = turn(("<image>" if task == "rec" else "<video>") + question, reply)
-        if config.follow_ups and task in ("stvg", "vtg"):
-            messages += follow_ups(number)
-
+        tag = "<image>" if task == "rec" else "<video>"
         return AnnotationRow(
             id=f"synth/{config.name}/{config.seed}/{scene.name}/{task}/{number}",
             task=task,
             group="synthetic",
-            messages=messages,
+            messages=[Message(role="user", content=tag + question), Message(role="assistant", content=reply)],
             **columns,
         )
 

@@ -98,6 +98,8 @@ QWEN_VISION = {
 ROPE_THETA = 1e4
 MROPE_SECTION = [6, 5, 5]  # sums to half a head's 32 dimensions
 
+QK_NORM = 1.5
+
 HALF = [0.5, 0.5, 0.5]
 # Pixels in all: small enough and large enough that a tiny frame keeps its size.
 QWEN_SIZE = {"shortest_edge": 16 * 16, "longest_edge": 2**24}
@@ -268,6 +270,16 @@ BACKBONES: dict[str, Callable[[Iterable[str]], tuple[PreTrainedModel, ProcessorM
 }
 
 
+def _sharpen_attention(model: torch.nn.Module) -> None:
+    """Qwen3 normalises queries and keys: with heads of 32 and fresh norms no attention logit could pass 5.7.
+
+    A trained checkpoint's norms have long grown beyond one; a short run would spend its steps on that alone.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            parameter.data.fill_(QK_NORM)
+
+
 def make_tiny(backbone: str, out: Path, seed: int = 0, corpus: Iterable[str] | None = None) -> None:
     """Write a tiny base checkpoint that loads like one of the hub.
 
@@ -286,5 +298,6 @@ def make_tiny(backbone: str, out: Path, seed: int = 0, corpus: Iterable[str] | N
     model.generation_config = GenerationConfig(
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id
     )
+    _sharpen_attention(model)
     model.save_pretrained(out)
     processor.save_pretrained(out)
