@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
@@ -99,6 +100,7 @@ ROPE_THETA = 1e4
 MROPE_SECTION = [6, 5, 5]  # sums to half a head's 32 dimensions
 
 QK_NORM = 1.5
+TIMES = [f"{tenths / 10:.1f}" for tenths in range(0, 100, 5)]  # seconds
 
 HALF = [0.5, 0.5, 0.5]
 # Pixels in all: small enough and large enough that a tiny frame keeps its size.
@@ -120,13 +122,12 @@ def default_corpus() -> list[str]:
         asked += [f'When does this happen: "{query}"? Answer with the time.', f'Where is this: "{look}"? Here it is.']
         asked += [f"How many {noun}s appear? What does the {noun} in {colour} do?"]
 
-    times = [f"{tenths / 10:.1f}" for tenths in range(0, 100, 5)]
-    spans = [f"From {start} to {end} seconds." for start, end in product(times, times)]
-    stamps = [f"<{time} seconds>" for time in times]
+    spans = [f"From {start} to {end} seconds." for start, end in product(TIMES, TIMES)]
+    stamps = [f"<{time} seconds>" for time in TIMES]
     preambles = [
         f"The video lasts for {time}0 seconds, and {2 * i} frames are uniformly sampled from it. These frames are "
         f"located at 0.00s,0.50s,1.00s,{time}0s. Please answer the following questions related to this video."
-        for i, time in enumerate(times)
+        for i, time in enumerate(TIMES)
     ]
     turns = ["system\nYou are a helpful assistant.", "user\nDescribe the image or the video.", "assistant\n"]
 
@@ -139,7 +140,7 @@ def train_tokenizer(corpus: Iterable[str], special_tokens: Iterable[str]) -> Qwe
     trained = blank.train_new_from_iterator(corpus, vocab_size=1000, min_frequency=2, show_progress=False)
     model = json.loads(trained.backend_tokenizer.to_str())["model"]
 
-    return Qwen2Tokenizer(
+    tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
         merges=[tuple(pair) for pair in model["merges"]],
         unk_token=None,
@@ -148,6 +149,9 @@ def train_tokenizer(corpus: Iterable[str], special_tokens: Iterable[str]) -> Qwe
         extra_special_tokens=list(special_tokens),
         model_max_length=TEXT["max_position_embeddings"],
     )
+    # Qwen writes a number digit by digit, which takes long to learn from nothing; a time is one token here.
+    tokenizer.add_tokens([AddedToken(time, single_word=True, normalized=False) for time in TIMES])
+    return tokenizer
 
 
 def chat_template(marks: dict[str, str]) -> str:
