@@ -215,6 +215,7 @@ def test_generation_with_a_cache_equals_full_forwards(engine, prompts):
         assert logits.isfinite().all()
         # `min_new_tokens` forbids the end of the answer.
         logits[:, [engine.processor.tokenizer.eos_token_id, engine.processor.tokenizer.pad_token_id]] = -math.inf
+        logits[:, [engine.model.config.staq_token_id, *engine.model.visual_token_ids]] = -math.inf
         assert logits.argmax(-1).tolist() == tokens[0].tolist()
 
 

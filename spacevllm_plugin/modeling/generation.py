@@ -33,6 +33,8 @@ class SpaceVLLMGenerationMixin:
                 out of the prefill that generation runs anyway: no token and no second pass is spent on them.
             **kwargs: As for `GenerationMixin.generate`.
         """
+        # Tokens that stand for media and queries are never an answer, and one in a history would break the next turn.
+        kwargs.setdefault("suppress_tokens", [self.config.staq_token_id, *self.visual_token_ids])
         _generation.sink, _generation.sizes, _generation.copies = box_sink, None, 1
         try:
             return super().generate(*args, **kwargs)
