@@ -108,8 +108,7 @@ def plain_recipe(out: Path) -> Path:
     ours = {name for options in (GroundingOptions, LossOptions, TrainingOptions) for name in vars(options())}
     ours -= set(vars(ModelArguments()))
     recipe = {name: value for name, value in yaml.safe_load(RECIPE.read_text()).items() if name not in ours}
-    # 3 CE in ours is CE at this scale, so the gradient clip is the same; frames are chosen by LLaMA-Factory at 2 fps.
-    recipe.update(template="qwen3_vl_nothink", dataset="control", video_fps=2.0, max_grad_norm=0.333)
+    recipe.update(template="qwen3_vl_nothink", dataset="control", video_fps=2.0)  # LLaMA-Factory picks frames by fps
     path = out / "control.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
