@@ -3,7 +3,7 @@
 import math
 
 from .plan import VideoPlan
-from .schema import AnnotationRow
+from .schema import AnnotationRow, RowError
 from .tube import interpolate_boxes
 
 
@@ -22,6 +22,13 @@ def pixel_box(box: list[float], width: int, height: int) -> list[float]:
     cx, cy, w, h = box
     corners = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
     return [min(max(value, 0.0), float(limit)) for value, limit in zip(corners, (width, height) * 2)]
+
+
+def check_span(row: AnnotationRow, num_frames: int) -> None:
+    """Raise `RowError` if a row's span leaves the video as the file has it, which may be shorter than annotated."""
+    if row.task in ("stvg", "vtg") and row.target.span_frames[1] > num_frames:
+        reason = f"span ends at frame {row.target.span_frames[1]} of a video of {num_frames}"
+        raise RowError(reason, "span-beyond-end")
 
 
 def query_targets(row: AnnotationRow | None, num_images: int, videos: list[VideoPlan]) -> tuple[list, list]:
