@@ -113,7 +113,7 @@ def _lines(file: IO[bytes], options: CheckOptions) -> Iterator[_Line]:
 def _read_line(number: int, text: bytes, options: CheckOptions) -> _Line:
     line = _Line(number, text)
     try:
-        data = json.loads(text)
+        data = json.loads(text.rstrip(b"\r\n"))
     except (ValueError, RecursionError) as err:
         line.error = RowError(str(err), "json")
         return line
@@ -136,9 +136,7 @@ def _read_line(number: int, text: bytes, options: CheckOptions) -> _Line:
 
 def _jobs(row: RowFields, options: CheckOptions) -> Iterator[Job]:
     """A row's media by absolute paths, the one that `media` and `target` belong to first."""
-    images = [
-        Job(os.path.abspath(locate(image, options.folders)), False, options.reading) for image in row.images or []
-    ]
+    images = [Job(_absolute(image, options.folders), False, options.reading) for image in row.images or []]
     videos = [_video_job(row, i, options) for i in range(len(row.videos or []))]
     return iter(images + videos if row.task == "rec" else videos + images)
 
@@ -149,14 +147,20 @@ def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
         ref = replace(ref, clip=None, fps=None)
 
     if ref.path is None:
-        ref = replace(ref, frames=tuple(map(os.path.abspath, ref.frames)))
+        ref = replace(ref, frames=tuple(_absolute(frame, options.folders) for frame in ref.frames))
     else:
-        ref = replace(ref, path=os.path.abspath(ref.path))
+        ref = replace(ref, path=_absolute(ref.path, options.folders))
 
     span = row.target.span_frames if row.target else None
     clip = row.media.clip if row.media else None
     moments = frozenset((span or ()) + (clip or ())) if index == 0 else frozenset()
     return Job(ref.encode(), True, options.reading, moments)
+
+
+def _absolute(path: str, folders: list[str]) -> str:
+    """Where a medium lies, or where it should."""
+    found = locate(path, folders)
+    return os.path.abspath(found if os.path.exists(found) else os.path.join(folders[0], path))
 
 
 def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, out: IO[bytes] | None) -> None:

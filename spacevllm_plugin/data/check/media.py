@@ -1,7 +1,7 @@
 """What one media file holds, found out in a worker process."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 from ..plan import Preprocessing, image_size, open_image, plan_video
@@ -37,8 +37,11 @@ class Job:
     @property
     def key(self) -> str:
         """What tells one medium, and what is done with it, from another."""
-        how = "" if self.reading is None else f"|{self.reading.sampling},{self.reading.maxlen},{self.reading.fps}"
-        return f"{'video' if self.is_video else 'image'}{how}|{self.source}"
+        how = ["video" if self.is_video else "image"]
+        if self.reading is not None:
+            how += ["decoded", *(map(str, astuple(self.reading)) if self.is_video else ())]
+
+        return f"{','.join(how)}|{self.source}"
 
 
 @dataclass(frozen=True)
