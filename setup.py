@@ -67,6 +67,8 @@ setup(
         "torch>=2.6,!=2.9.*",
         "torchvision",
         "av",
+        "filelock",
+        "ijson",
         "numpy",
         "pillow",
         "pydantic>=2",

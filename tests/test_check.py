@@ -35,6 +35,8 @@ STVG = {
     },
 }
 VTG = {**STVG, "id": "vtg", "task": "vtg", "target": {"span_frames": [4, 12], "span_seconds": [1.0, 3.0]}}
+VTG_SECONDS = {**VTG, "id": "seconds", "target": {"span_seconds": [1.0, 3.0]}}
+del VTG_SECONDS["media"]
 REC = {
     "id": "rec",
     "task": "rec",
@@ -113,6 +115,7 @@ UNUSABLE = {
     "span-outside": (changed(VTG, target__span_frames=[20, 30]), "span-outside", "[20, 30]"),
     "span-before-clip": (changed(VTG, media__clip=[5, 20]), "span-outside", "[4, 12]"),
     "span-seconds": (changed(VTG, target__span_seconds=[1.0, 3.3]), "span-seconds", "[1.0, 3.0]"),
+    "after-the-end": (changed(VTG_SECONDS, target__span_seconds=[6, 7]), "span-outside", "a video of 5.00 s"),
     "box-outside": (changed(REC, target__boxes=[[0, 0, 50.5, 40]]), "box-outside", "leaves the 48x48 frame"),
     "box-nan": (changed(REC, target__boxes=[[0, 0, float("nan"), 40]]), "box-nan", "not a number"),
     "box-flipped": (changed(REC, target__boxes=[[30, 2, 1, 40]]), "box-flipped", "[30.0, 2.0, 1.0, 40.0]"),
@@ -152,9 +155,9 @@ def test_good_rows_pass(folder):
     frames = changed(QA, id="frames", images=None, videos=[["i.png", "i.png"]], messages=[
         STVG["messages"][0], QA["messages"][1]
     ])  # fmt: skip
-    code, report = check(folder, [STVG, "", exact, rounded, VTG, REC, QA, frames])
+    code, report = check(folder, [STVG, "", exact, rounded, VTG, VTG_SECONDS, REC, QA, frames])
     assert code == 0
-    assert report["good"] == report["rows"] == 7 and report["problems"] == {}
+    assert report["good"] == report["rows"] == 8 and report["problems"] == {}
 
 
 def test_duplicates_are_dropped(folder):
@@ -234,6 +237,14 @@ REPAIRED = {
             messages=reply("From 1.0 to 5.0 seconds."),
         ),
     ),
+    "seconds-alone": (
+        {
+            **changed(VTG, messages=reply("From 1.0 to 9.0 seconds."), target={"span_seconds": [1.0, 9.0]}),
+            "media": None,
+        },
+        ["span-beyond-end"],
+        changed(VTG_SECONDS, target__span_seconds=[1.0, 5.0], messages=reply("From 1.0 to 5.0 seconds.")),
+    ),
     "size-without-boxes": (changed(VTG, media__width=640, media__height=360), ["media-size"], VTG),
 }
 
@@ -252,7 +263,7 @@ def test_what_can_be_repaired(folder, capsys):
 
     counts = {kind: (entry["count"], entry["repaired"]) for kind, entry in report["problems"].items()}
     assert counts == {
-        "span-beyond-end": (3, 3),
+        "span-beyond-end": (4, 4),
         "media-frames": (2, 2),
         "box-outside": (1, 1),
         "frame-outside-span": (1, 1),

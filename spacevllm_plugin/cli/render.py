@@ -81,7 +81,9 @@ def _draw(row: AnnotationRow, tubes: list[Tube], media_dir: Path, stem: Path, vi
     source = row.videos[0]
     paths = [str(media_dir / path) for path in ([source] if isinstance(source, str) else source)]
     ref = VideoRef.parse(paths[0] if isinstance(source, str) else paths)
-    ref = replace(ref, clip=row.media.clip, fps=row.media.fps)
+    if row.media is not None:
+        ref = replace(ref, clip=row.media.clip, fps=row.media.fps)
+
     contact_sheet(ref, tubes, sheet, caption)
     print(sheet)
     if video:

@@ -78,10 +78,13 @@ class Target(_Model):
         span_seconds: The same in seconds.
         frames: Native frames that carry a box; may be sparse. `[0]` for an image.
         boxes: One xyxy box in pixels of the original frame for each of `frames`.
+        windows_seconds: All spans that answer the sentence, for a vtg row that has several; `span_seconds` is one of
+            them.
     """
 
     span_frames: tuple[int, int] | None = None
     span_seconds: tuple[float, float] | None = None
+    windows_seconds: list[tuple[float, float]] | None = None
     frames: list[int] | None = None
     boxes: list[tuple[float, float, float, float]] | None = None
 
@@ -128,8 +131,18 @@ class AnnotationRow(RowFields):
         self._check_boxes(frame_range=(0, 1))
 
     def _check_vtg(self) -> None:
-        self._require(videos=self.videos, media=self.media, target=self.target)
-        self._check_span()
+        self._require(videos=self.videos, target=self.target)
+        # Annotations in seconds are complete without the video's facts: training writes seconds and scores compare them.
+        if self.media is not None:
+            self._check_span()
+        elif self.target.span_frames is not None:
+            raise broken("target", "span_frames without media: there is no clock to read them by")
+        else:
+            self._check_seconds("span_seconds", self.target.span_seconds)
+
+        for window in self.target.windows_seconds or ():
+            self._check_seconds("windows_seconds", window)
+
         if self.target.frames or self.target.boxes:
             raise broken("target", "a vtg row has no boxes")
 
@@ -154,8 +167,8 @@ class AnnotationRow(RowFields):
                 "clip-outside", f"clip {[first, last]} is not inside the {media.num_frames} frames of the video"
             )
 
-        if target.span_frames is None or target.span_seconds is None:
-            raise broken("target", f"a {self.task} row needs target.span_frames and target.span_seconds")
+        if target.span_frames is None:
+            raise broken("target", f"a {self.task} row needs target.span_frames")
 
         start, end = target.span_frames
         if start >= end:
@@ -165,9 +178,15 @@ class AnnotationRow(RowFields):
             kind = "span-beyond-end" if first <= start < last else "span-outside"
             raise broken(kind, f"span_frames {[start, end]} is outside the video's frames {[first, last]}")
 
-        t_start, t_end = target.span_seconds
-        if not (math.isfinite(t_start) and math.isfinite(t_end) and 0 <= t_start < t_end):
-            raise broken("span-reversed", f"span_seconds {[t_start, t_end]} is empty, reversed or not a number")
+        self._check_seconds("span_seconds", target.span_seconds)
+
+    def _check_seconds(self, name: str, span: tuple[float, float] | None) -> None:
+        if span is None:
+            raise broken("target", f"a {self.task} row needs target.{name}")
+
+        start, end = span
+        if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
+            raise broken("span-reversed", f"{name} {[start, end]} is empty, reversed or not a number")
 
     def _check_boxes(self, frame_range: tuple[int, int]) -> None:
         frames, boxes = self.target.frames, self.target.boxes

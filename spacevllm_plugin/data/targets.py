@@ -26,9 +26,9 @@ def pixel_box(box: list[float], width: int, height: int) -> list[float]:
 
 def check_span(row: AnnotationRow, num_frames: int) -> None:
     """Raise `RowError` if a row's span leaves the video as the file has it, which may be shorter than annotated."""
-    if row.task in ("stvg", "vtg") and row.target.span_frames[1] > num_frames:
-        reason = f"span ends at frame {row.target.span_frames[1]} of a video of {num_frames}"
-        raise RowError(reason, "span-beyond-end")
+    span = row.target.span_frames if row.task in ("stvg", "vtg") else None
+    if span is not None and span[1] > num_frames:
+        raise RowError(f"span ends at frame {span[1]} of a video of {num_frames}", "span-beyond-end")
 
 
 def query_targets(row: AnnotationRow | None, num_images: int, videos: list[VideoPlan]) -> tuple[list, list]:

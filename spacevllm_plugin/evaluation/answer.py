@@ -26,7 +26,7 @@ class Answer:
         outcome: `missing` without a prediction row, else its status; an `ok` row without the thing asked for (a span,
             or for rec a box) counts as `unreadable`.
         error: One line for everything that is not `scored`, else None.
-        media: The annotation's.
+        media: The annotation's; only a vtg row may lack it.
         prediction: None if missing.
         fill: `linear` interpolates between the predicted boxes and holds the first and last over the clip; `none`
             takes them exactly as given.
@@ -34,7 +34,7 @@ class Answer:
 
     outcome: Outcome
     error: str | None
-    media: Media
+    media: Media | None
     prediction: PredictionRow | None
     fill: Fill
 
@@ -62,6 +62,9 @@ class Answer:
 
         if self.prediction.span_seconds is not None:
             return self.prediction.span_seconds
+
+        if self.media is None:
+            raise RowError(f"prediction {self.prediction.id}: span_frames alone, but the annotation has no frame rate")
 
         return self._timeline.span_seconds(self.prediction.span_frames)
 

@@ -62,6 +62,14 @@ class Facts:
     fps: float | None = None
     seconds: dict[int, float] | None = None
 
+    @property
+    def duration(self) -> float | None:
+        """Seconds of the file; None without a clock."""
+        if self.seconds is not None:
+            return self.seconds[self.num_frames]
+
+        return self.num_frames / self.fps if self.fps else None
+
     def know(self, moments: frozenset[int]) -> bool:
         """Whether the times asked for are all here."""
         return self.seconds is None or self._inside(moments) <= self.seconds.keys()

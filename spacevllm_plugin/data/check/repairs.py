@@ -53,19 +53,26 @@ def _cut_clip(row: RowFields, facts: Facts | None) -> RowFields | None:
 
 def _cut_span(row: RowFields, facts: Facts | None) -> RowFields | None:
     """Cut span, seconds, answer and tube to the end of the clip."""
-    target, (_, last), clock = row.target, row.media.frame_range, Clock.of(row.media, facts)
-    start, end = target.span_frames
-    before, after = target.span_seconds, (target.span_seconds[0], clock.at(last))
-    if not 0 <= after[0] < after[1] or start >= last or end < last:
+    target = row.target
+    before = target.span_seconds
+    if row.media is None:
+        after = (before[0], facts.duration)
+    else:
+        (_, last), (start, end) = row.media.frame_range, target.span_frames
+        after = (before[0], Clock.of(row.media, facts).at(last))
+        if start >= last or end < last:
+            return None
+
+        target.span_frames = (start, last)
+
+    if not 0 <= after[0] < after[1]:
         return None
 
     for message in row.messages:
         if message.role == "assistant" and says_span(message.content, before):
             message.content = rewrite_span(message.content, after)
-            if not says_span(message.content, after):
-                return None
 
-    target.span_frames, target.span_seconds = (start, last), after
+    target.span_seconds = after
     return _trim_tube(row, facts) if target.frames else row
 
 

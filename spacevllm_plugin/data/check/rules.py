@@ -49,7 +49,11 @@ def first_error(row: RowFields, facts: Facts | None) -> RowError | None:
             _check_facts(row, facts)
 
         if row.task in ("stvg", "vtg"):
-            _check_seconds(row, Clock.of(row.media, facts))
+            if row.media is not None:
+                _check_seconds(row, Clock.of(row.media, facts))
+            elif facts is not None and facts.duration is not None:
+                _check_duration(row, facts.duration)
+
             _check_answer(row)
 
         if row.task == "stvg":
@@ -97,6 +101,14 @@ def _check_seconds(row: AnnotationRow, clock: Clock) -> None:
         f"span_seconds {list(seconds)} are not those of span_frames {list(span)}: {meant}",
         "span-beyond-end" if beyond else "span-seconds",
     )
+
+
+def _check_duration(row: AnnotationRow, duration: float) -> None:
+    """A row without `media` says its span in seconds only."""
+    start, end = row.target.span_seconds
+    if end > duration + DRIFT_SECONDS:
+        kind = "span-beyond-end" if start < duration else "span-outside"
+        raise RowError(f"span_seconds {[start, end]} of a video of {duration:.2f} s", kind)
 
 
 def _check_answer(row: AnnotationRow) -> None:

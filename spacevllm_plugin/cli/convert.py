@@ -1,0 +1,68 @@
+"""`spacevllm-cli convert`: raw annotations of a public data set into annotation rows."""
+
+import argparse
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from ..data.converters import SOURCES, Report, SourceError, convert, summary_path
+from .errors import CommandError
+
+
+EXAMPLE = f"spacevllm-cli convert vidstg {SOURCES['vidstg'].example}"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add a subparser for each source, with the source's own options."""
+    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    for name, source in SOURCES.items():
+        sub = sources.add_parser(
+            name,
+            help=source.__doc__.splitlines()[0],
+            description=source.__doc__,
+            epilog=f"example:\n  spacevllm-cli convert {name} {source.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for f in fields(source):
+            required = f.default is MISSING
+            sub.add_argument(
+                f"--{f.name.replace('_', '-')}",
+                dest=f.name,
+                required=required,
+                default=None if required else f.default,
+                **{"help": f.metadata["help"], "type": f.metadata["type"], "choices": f.metadata["choices"]},
+            )
+
+        sub.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="ROWS.jsonl",
+            help="annotation rows; ROWS.jsonl.summary.json and an entry in dataset_info.json are written beside it",
+        )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert and say what became of the items."""
+    source_class = SOURCES[args.source]
+    source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})
+    if args.out.is_dir():
+        raise CommandError(f"--out: {args.out} is a folder")
+
+    try:
+        report = convert(source, args.out)
+    except SourceError as err:
+        raise CommandError(str(err)) from None
+
+    print(_table(report))
+    print(f"\n{args.out} ({source.dataset} in {args.out.parent / 'dataset_info.json'}); {summary_path(args.out).name}")
+
+
+def _table(report: Report) -> str:
+    summary = report.summary()
+    lines = [(name, "", count) for name, count in summary["rows"].items()]
+    for part in ("repaired", "dropped"):
+        place = next(i for i, line in enumerate(lines) if line[0] == part)
+        lines[place + 1 : place + 1] = [("", reason, count) for reason, count in summary[part].items()]
+
+    width = max(len(reason) for _, reason, _ in lines)
+    return "\n".join(f"{name:<9} {reason:<{width}} {count:>8}" for name, reason, count in lines)

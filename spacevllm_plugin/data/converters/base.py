@@ -1,0 +1,162 @@
+"""What a source of annotations is, and what it hands over: samples, repairs, and what had to be dropped."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..schema import Media, Target
+
+
+class SourceError(Exception):
+    """Raw files that cannot be used at all; the message is one line and names the file or the option."""
+
+
+class Raw(BaseModel):
+    """The part of a source's own record that is read; anything else in it is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+RawT = TypeVar("RawT", bound=Raw)
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """One instance, before it is phrased.
+
+    Attributes:
+        id: From content alone; the writer tells exact repetitions apart.
+        task: `stvg`, `vtg` or `rec`.
+        query: The sentence, tidied.
+        medium: Path of the video or image, relative to the media folder.
+        media: As in `AnnotationRow`.
+        target: As in `AnnotationRow`.
+        group: As in `AnnotationRow`.
+        interrogative: The sentence is a question.
+        question: The user's words where the source has its own; None takes one of `data.prompts`.
+        repairs: Short names of what was mended.
+    """
+
+    id: str
+    task: str
+    query: str
+    medium: str
+    media: Media | None
+    target: Target
+    group: str | None = None
+    interrogative: bool = False
+    question: str | None = None
+    repairs: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Report:
+    """What became of a source's items.
+
+    Attributes:
+        kept: Rows written.
+        repaired: Rows written of which something was mended.
+        repairs: The same by reason; one row may count under several.
+        dropped: Items left out, by reason.
+        examples: For every reason its first case.
+    """
+
+    kept: int = 0
+    repaired: int = 0
+    repairs: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, reason: str, case: str) -> None:
+        """Count an item that is left out."""
+        self.dropped[reason] += 1
+        self.examples.setdefault(reason, case)
+
+    def keep(self, row_id: str, repairs: set[str]) -> None:
+        """Count a row that was written."""
+        self.kept += 1
+        self.repaired += bool(repairs)
+        for reason in sorted(repairs):
+            self.repairs[reason] += 1
+            self.examples.setdefault(reason, row_id)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts as written to `OUT.summary.json`."""
+        dropped = self.dropped.total()
+        return {
+            "rows": {
+                "read": self.kept + dropped,
+                "kept": self.kept,
+                "repaired": self.repaired,
+                "dropped": dropped,
+            },
+            "repaired": dict(self.repairs.most_common()),
+            "dropped": dict(self.dropped.most_common()),
+            "examples": self.examples,
+        }
+
+
+def option(help: str, type: type = str, default: Any = MISSING, choices: tuple[str, ...] | None = None) -> Any:
+    """A field of a source that is also an option of the command; without a default it is required."""
+    return field(default=default, metadata={"help": help, "type": type, "choices": choices})
+
+
+@dataclass(kw_only=True)
+class Source(ABC):
+    """One kind of raw files; its fields are the command's options.
+
+    Attributes:
+        name: As in `spacevllm-cli convert NAME`.
+        folder: Folder of its media below the media folder; paths in the rows start with it.
+        example: Options of an example command.
+    """
+
+    name: ClassVar[str]
+    folder: ClassVar[str]
+    example: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def dataset(self) -> str:
+        """Name of the entry in dataset_info.json."""
+
+    @abstractmethod
+    def samples(self, report: Report) -> Iterator[Sample]:
+        """Read the raw files item by item.
+
+        Args:
+            report: Takes what is left out; what is kept or mended is counted by the writer.
+
+        Raises:
+            SourceError: A file is missing, is not of this format, or an option that it needs was not given.
+        """
+
+
+def parse_raw(model: type[RawT], data: Any, report: Report, case: str) -> RawT | None:
+    """One raw record (decoded, or JSON as bytes); None, and counted as `malformed`, if it lacks something or holds nonsense."""
+    try:
+        return model.model_validate_json(data) if isinstance(data, bytes) else model.model_validate(data)
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        report.drop("malformed", f"{case}: {place + ': ' if place else ''}{first['msg']}")
+        return None
+
+
+def existing(path: Path, what: str) -> Path:
+    """The path; raises `SourceError` if there is nothing."""
+    if not path.exists():
+        raise SourceError(f"{what}: {path} does not exist")
+
+    return path
+
+
+def text_key(text: str) -> str:
+    """A short name for a text, the same in every run."""
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
