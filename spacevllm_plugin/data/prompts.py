@@ -114,9 +114,12 @@ def says_span(text: str, span_seconds: tuple[float, float]) -> bool:
     )
 
 
-def rewrite_span(text: str, span_seconds: tuple[float, float]) -> str:
-    """An answer with another span in its place, written with as many digits; only for seconds, not for mm:ss."""
+def rewrite_span(text: str, span_seconds: tuple[float, float]) -> str | None:
+    """An answer with another span in its place, written with as many digits; None where it is written as mm:ss."""
     match = _SPAN.search(text)
+    if ":" in match[1] + match[2]:
+        return None
+
     for group, seconds in ((2, span_seconds[1]), (1, span_seconds[0])):
         clock = f"{seconds:.{_decimals(match[group])}f}"
         text = text[: match.start(group)] + clock + text[match.end(group) :]

@@ -71,6 +71,8 @@ def _cut_span(row: RowFields, facts: Facts | None) -> RowFields | None:
     for message in row.messages:
         if message.role == "assistant" and says_span(message.content, before):
             message.content = rewrite_span(message.content, after)
+            if message.content is None:
+                return None
 
     target.span_seconds = after
     return _trim_tube(row, facts) if target.frames else row
