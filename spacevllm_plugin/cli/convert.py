@@ -1,6 +1,7 @@
 """`spacevllm-cli convert`: raw annotations of a public data set into annotation rows."""
 
 import argparse
+import inspect
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -17,8 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, source in SOURCES.items():
         sub = sources.add_parser(
             name,
-            help=source.__doc__.splitlines()[0],
-            description=source.__doc__,
+            help=inspect.getdoc(source).splitlines()[0].rstrip("."),
+            description=inspect.getdoc(source),
             epilog=f"example:\n  spacevllm-cli convert {name} {source.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -44,17 +45,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Convert and say what became of the items."""
     source_class = SOURCES[args.source]
-    source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})
     if args.out.is_dir():
         raise CommandError(f"--out: {args.out} is a folder")
 
     try:
+        source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})
         report = convert(source, args.out)
     except SourceError as err:
         raise CommandError(str(err)) from None
 
     print(_table(report))
     print(f"\n{args.out} ({source.dataset} in {args.out.parent / 'dataset_info.json'}); {summary_path(args.out).name}")
+    if source.note:
+        print(f"note: {source.note}")
 
 
 def _table(report: Report) -> str:

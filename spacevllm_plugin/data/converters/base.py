@@ -126,6 +126,11 @@ class Source(ABC):
     def dataset(self) -> str:
         """Name of the entry in dataset_info.json."""
 
+    @property
+    def note(self) -> str | None:
+        """One line on what the rows will lack for want of an option; None if nothing."""
+        return None
+
     @abstractmethod
     def samples(self, report: Report) -> Iterator[Sample]:
         """Read the raw files item by item.

@@ -1,0 +1,51 @@
+"""What the referring-expression sets share: one image, one box, one sentence."""
+
+from dataclasses import dataclass
+
+from ..schema import Media, Target
+from .base import Report, Sample, Source, option
+from .boxes import Box, fit_box
+from .text import tidy
+
+
+@dataclass(kw_only=True)
+class ExpressionSource(Source):
+    """A set of sentences, each naming one box of an image (rec rows)."""
+
+    folder = "coco"
+
+    image_folder: str = option(
+        "folder of the images below the media folder (default: %(default)s)", str, "coco/train2014"
+    )
+
+    def expression(
+        self, report: Report, sample_id: str, image: str, size: tuple[int, int], sentence: str, box: Box
+    ) -> Sample | None:
+        """One sample, or None if it had to be dropped.
+
+        Args:
+            report: Takes what is dropped.
+            sample_id: The sample's id.
+            image: File name in `image_folder`.
+            size: Width and height of the image in pixels.
+            sentence: As annotated.
+            box: xyxy in pixels.
+        """
+        query = tidy(sentence)
+        if not query:
+            return report.drop("no_sentence", sample_id)
+
+        fitted, repair = fit_box(box, *size)
+        if fitted is None:
+            return report.drop("empty_box", sample_id)
+
+        return Sample(
+            id=sample_id,
+            task="rec",
+            group=self.dataset,
+            query=query,
+            medium=f"{self.image_folder}/{image}",
+            media=Media(width=size[0], height=size[1]),
+            target=Target(frames=[0], boxes=[fitted]),
+            repairs={repair} if repair else set(),
+        )
