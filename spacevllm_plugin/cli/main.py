@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "score predictions against annotations"),
     "render": ("render", "draw tubes on a video, or as a contact sheet"),
     "convert": ("convert", "turn the raw annotations of a public data set into annotation rows"),
+    "check": ("check", "check every row and every media file; repair what can be repaired"),
     "synth": ("synth", "write a synthetic grounding data set with known tubes"),
     "make-tiny": ("make_tiny", "write a tiny, randomly initialised checkpoint of a backbone"),
     "doctor": ("doctor", "say what is installed, what is hooked, and what would not work"),

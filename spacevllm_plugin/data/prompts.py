@@ -101,6 +101,36 @@ def read_span(text: str) -> tuple[float, float] | None:
     return (start, end) if start <= end < math.inf else None
 
 
+def says_span(text: str, span_seconds: tuple[float, float]) -> bool:
+    """Whether the span that `read_span` finds in an answer is this one, up to the rounding of its last digit."""
+    written = read_span(text)
+    if written is None:
+        return False
+
+    clocks = _SPAN.search(text).groups()
+    return all(
+        abs(there - meant) <= 0.5 * 10.0 ** -_decimals(clock) + 1e-6
+        for clock, there, meant in zip(clocks, written, span_seconds)
+    )
+
+
+def rewrite_span(text: str, span_seconds: tuple[float, float]) -> str | None:
+    """An answer with another span in its place, written with as many digits; None where it is written as mm:ss."""
+    match = _SPAN.search(text)
+    if ":" in match[1] + match[2]:
+        return None
+
+    for group, seconds in ((2, span_seconds[1]), (1, span_seconds[0])):
+        clock = f"{seconds:.{_decimals(match[group])}f}"
+        text = text[: match.start(group)] + clock + text[match.end(group) :]
+
+    return text
+
+
+def _decimals(clock: str) -> int:
+    return len(clock.partition(".")[2])
+
+
 def _seconds(clock: str) -> float:
     """Seconds of `12.5`, `mm:ss` or `hh:mm:ss`."""
     seconds = 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 
 TASKS = ("stvg", "vtg", "rec", "qa")
@@ -16,7 +17,23 @@ MEDIA_TAG = re.compile("|".join(VISUAL_TAGS.values()))
 
 
 class RowError(ValueError):
-    """A row that cannot be used; the message is one line and names the row."""
+    """A row that cannot be used; the message is one line and names the row.
+
+    Attributes:
+        kind: What sort of error it is: `json`, `schema` (fields), or the rule that is broken, for instance
+            `span-reversed`.
+        reason: The message without the row's place and id.
+    """
+
+    def __init__(self, message: str, kind: str = "schema", reason: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.reason = reason or message
+
+
+def broken(kind: str, reason: str) -> PydanticCustomError:
+    """The error of a broken rule, for a validator to raise; `parse_row` turns it into a `RowError` of this kind."""
+    return PydanticCustomError("broken_rule", "{reason}", {"kind": kind, "reason": reason})
 
 
 class _Model(BaseModel):
@@ -72,8 +89,8 @@ class Target(_Model):
     boxes: list[tuple[float, float, float, float]] | None = None
 
 
-class AnnotationRow(_Model):
-    """One instance of a grounding or question-answering data set."""
+class RowFields(_Model):
+    """The fields of an annotation row, of the right types but not yet checked against each other."""
 
     id: str
     task: Literal["stvg", "vtg", "rec", "qa"]
@@ -85,13 +102,21 @@ class AnnotationRow(_Model):
     media: Media | None = None
     target: Target | None = None
 
+
+class AnnotationRow(RowFields):
+    """One instance of a grounding or question-answering data set."""
+
     @model_validator(mode="after")
     def _check(self) -> "AnnotationRow":
         for column, tag in VISUAL_TAGS.items():
             tags = sum(message.content.count(tag) for message in self.messages if message.role == "user")
             files = len(getattr(self, column) or [])
             if tags != files:
-                raise ValueError(f"{tags} {tag} in the messages but {files} {column}")
+                raise broken("tags", f"{tags} {tag} in the messages but {files} {column}")
+
+            other = next((m.role for m in self.messages if m.role != "user" and tag in m.content), None)
+            if other:
+                raise broken("tags", f"{tag} in a message of the {other}")
 
         check = getattr(self, f"_check_{self.task}")
         check()
@@ -99,7 +124,7 @@ class AnnotationRow(_Model):
 
     def _check_qa(self) -> None:
         if self.target is not None:
-            raise ValueError("a qa row has no target")
+            raise broken("target", "a qa row has no target")
 
     def _check_rec(self) -> None:
         self._require(images=self.images, media=self.media, target=self.target)
@@ -111,7 +136,7 @@ class AnnotationRow(_Model):
         if self.media is not None:
             self._check_span()
         elif self.target.span_frames is not None:
-            raise ValueError("span_frames without media: there is no clock to read them by")
+            raise broken("target", "span_frames without media: there is no clock to read them by")
         else:
             self._check_seconds("span_seconds", self.target.span_seconds)
 
@@ -119,7 +144,7 @@ class AnnotationRow(_Model):
             self._check_seconds("windows_seconds", window)
 
         if self.target.frames or self.target.boxes:
-            raise ValueError("a vtg row has no boxes")
+            raise broken("target", "a vtg row has no boxes")
 
     def _check_stvg(self) -> None:
         self._require(videos=self.videos, media=self.media, target=self.target)
@@ -129,60 +154,64 @@ class AnnotationRow(_Model):
     def _require(self, **parts: Any) -> None:
         for name, value in parts.items():
             if not value:
-                raise ValueError(f"a {self.task} row needs {name}")
+                raise broken("target", f"a {self.task} row needs {name}")
 
     def _check_span(self) -> None:
         media, target = self.media, self.target
         if not media.fps or not media.num_frames or not math.isfinite(media.fps):
-            raise ValueError(f"a {self.task} row needs media.fps and media.num_frames above 0")
+            raise broken("target", f"a {self.task} row needs media.fps and media.num_frames above 0")
 
         first, last = media.frame_range
         if not 0 <= first < last <= media.num_frames:
-            raise ValueError(f"clip {[first, last]} is not inside the {media.num_frames} frames of the video")
+            raise broken(
+                "clip-outside", f"clip {[first, last]} is not inside the {media.num_frames} frames of the video"
+            )
 
         if target.span_frames is None:
-            raise ValueError(f"a {self.task} row needs target.span_frames")
+            raise broken("target", f"a {self.task} row needs target.span_frames")
 
         start, end = target.span_frames
         if start >= end:
-            raise ValueError(f"span_frames {[start, end]} is empty or reversed")
+            raise broken("span-reversed", f"span_frames {[start, end]} is empty or reversed")
 
         if start < first or end > last:
-            raise ValueError(f"span_frames {[start, end]} is outside the video's frames {[first, last]}")
+            kind = "span-beyond-end" if first <= start < last else "span-outside"
+            raise broken(kind, f"span_frames {[start, end]} is outside the video's frames {[first, last]}")
 
         self._check_seconds("span_seconds", target.span_seconds)
 
     def _check_seconds(self, name: str, span: tuple[float, float] | None) -> None:
         if span is None:
-            raise ValueError(f"a {self.task} row needs target.{name}")
+            raise broken("target", f"a {self.task} row needs target.{name}")
 
         start, end = span
         if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
-            raise ValueError(f"{name} {[start, end]} is empty, reversed or not a number")
+            raise broken("span-reversed", f"{name} {[start, end]} is empty, reversed or not a number")
 
     def _check_boxes(self, frame_range: tuple[int, int]) -> None:
         frames, boxes = self.target.frames, self.target.boxes
         if not frames or not boxes or len(frames) != len(boxes):
-            raise ValueError(f"{len(frames or [])} frames but {len(boxes or [])} boxes in the target")
+            raise broken("frames", f"{len(frames or [])} frames but {len(boxes or [])} boxes in the target")
 
         if any(b <= a for a, b in zip(frames, frames[1:])):
-            raise ValueError("target.frames must increase")
+            raise broken("frames", "target.frames must increase")
 
         if frames[0] < frame_range[0] or frames[-1] >= frame_range[1]:
-            raise ValueError(f"box at frame {frames[0]}..{frames[-1]} is outside the frames {list(frame_range)}")
+            raise broken(
+                "frame-outside", f"box at frame {frames[0]}..{frames[-1]} is outside the frames {list(frame_range)}"
+            )
 
         for frame, (x1, y1, x2, y2) in zip(frames, boxes):
             if not all(math.isfinite(value) for value in (x1, y1, x2, y2)):
-                raise ValueError(f"box at frame {frame} is not a number")
+                raise broken("box-nan", f"box at frame {frame} is not a number")
 
             if x1 >= x2 or y1 >= y2:
-                raise ValueError(f"box at frame {frame} is empty or reversed: {[x1, y1, x2, y2]}")
+                raise broken("box-flipped", f"box at frame {frame} is empty or reversed: {[x1, y1, x2, y2]}")
 
             # Half a pixel of slack: annotations are rounded.
             if x1 < -0.5 or y1 < -0.5 or x2 > self.media.width + 0.5 or y2 > self.media.height + 0.5:
-                raise ValueError(
-                    f"box at frame {frame} leaves the {self.media.width}x{self.media.height} frame: {[x1, y1, x2, y2]}"
-                )
+                size = f"{self.media.width}x{self.media.height}"
+                raise broken("box-outside", f"box at frame {frame} leaves the {size} frame: {[x1, y1, x2, y2]}")
 
 
 class PredictionRow(_Model):
@@ -227,13 +256,28 @@ def parse_row(data: dict[str, Any] | str, model: type[BaseModel] = AnnotationRow
     except ValidationError as err:
         first = err.errors()[0]
         if first["type"] == "json_invalid":
-            raise RowError(f"{where}: {first['msg']}") from None
+            raise RowError(f"{where}: {first['msg']}", "json", first["msg"]) from None
 
         data = json.loads(data) if isinstance(data, str) else data
         place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
         row_id = data.get("id", "?") if isinstance(data, dict) else "?"
-        raise RowError(f"{where} (id {row_id}): {place + ': ' if place else ''}{reason}") from None
+        kind = first.get("ctx", {}).get("kind", "schema")
+        raise RowError(f"{where} (id {row_id}): {reason}", kind, reason) from None
+
+
+def split_turns(messages: list[Message]) -> tuple[str, list[Message]]:
+    """A row's system message (empty where there is none) and its turns.
+
+    Raises:
+        RowError: The turns are not user and assistant in turn.
+    """
+    system = messages[0].content if messages and messages[0].role == "system" else ""
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    if not turns or [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
+        raise RowError("the messages are not user and assistant in turn", "turns")
+
+    return system, turns
 
 
 def read_rows(path: str | Path, model: type[BaseModel] = AnnotationRow) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 import math
 
 from .plan import VideoPlan
-from .schema import AnnotationRow
+from .schema import AnnotationRow, RowError
 from .tube import interpolate_boxes
 
 
@@ -22,6 +22,13 @@ def pixel_box(box: list[float], width: int, height: int) -> list[float]:
     cx, cy, w, h = box
     corners = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
     return [min(max(value, 0.0), float(limit)) for value, limit in zip(corners, (width, height) * 2)]
+
+
+def check_span(row: AnnotationRow, num_frames: int) -> None:
+    """Raise `RowError` if a row's span leaves the video as the file has it, which may be shorter than annotated."""
+    span = row.target.span_frames if row.task in ("stvg", "vtg") else None
+    if span is not None and span[1] > num_frames:
+        raise RowError(f"span ends at frame {span[1]} of a video of {num_frames}", "span-beyond-end")
 
 
 def query_targets(row: AnnotationRow | None, num_images: int, videos: list[VideoPlan]) -> tuple[list, list]:

@@ -97,7 +97,7 @@ def probe(ref: VideoRef) -> VideoInfo:
     Raises:
         MediaError: The file is missing, broken, or holds no video.
     """
-    files = _frame_files(ref)
+    files = frame_files(ref)
     if files is None:
         return _index(*_identity(ref.path)).info
 
@@ -125,7 +125,7 @@ def read(ref: VideoRef, frames: Sequence[int]) -> list[Image.Image]:
     Raises:
         MediaError: The video cannot be opened, or one of the frames cannot be decoded.
     """
-    files = _frame_files(ref)
+    files = frame_files(ref)
     index = _index(*_identity(ref.path)) if files is None else None
     num_frames = len(files) if index is None else index.info.timeline.num_frames
     outside = next((frame for frame in frames if not 0 <= frame < num_frames), None)
@@ -144,7 +144,7 @@ def read(ref: VideoRef, frames: Sequence[int]) -> list[Image.Image]:
 # Frame images.
 
 
-def _frame_files(ref: VideoRef) -> list[str] | None:
+def frame_files(ref: VideoRef) -> list[str] | None:
     """The images of a frame list or folder; None for a video file."""
     if ref.frames is not None:
         files, name = list(ref.frames), "frame list"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..data.schema import AnnotationRow, RowError, dump_row, parse_row
-from ..data.video import VideoRef
+from ..data.media import locate, video_source
+from ..data.schema import RowError, dump_row, parse_row, split_turns
 
 
 # A JSON string survives Arrow and `concatenate_datasets` whatever the other data sets of a mixture look like.
@@ -20,25 +20,6 @@ def without_nulls(value: Any) -> Any:
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
 
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def locate(path: str, folders: list[str]) -> str:
-    """A media path: in the first of the folders that has it, or else as it is."""
-    candidates = (os.path.join(folder, path) for folder in folders)
-    return next((candidate for candidate in candidates if os.path.exists(candidate)), path)
-
-
-def video_source(row: AnnotationRow, index: int, folders: list[str]) -> str:
-    """One of a row's videos as the string that travels through LLaMA-Factory; the first one has the row's clip."""
-    video = row.videos[index]
-    media = row.media if index == 0 else None
-    clip = media.clip if media and media.clip != (0, media.num_frames) else None
-    fps = media.fps if media else None
-    if not isinstance(video, str):
-        return VideoRef(frames=tuple(locate(frame, folders) for frame in video), clip=clip, fps=fps).encode()
-
-    path = locate(video, folders)
-    return VideoRef(path=path, clip=clip, fps=fps if os.path.isdir(path) else None).encode()
 
 
 def install(module: ModuleType) -> None:
@@ -55,13 +36,12 @@ def install(module: ModuleType) -> None:
             except RowError as err:
                 return self._output([], [], payload={"error": str(err)})
 
-            messages = [message.model_dump() for message in row.messages]
-            system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
-            roles = [message["role"] for message in messages]
-            if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-                error = f"{self.dataset_attr} (id {row.id}): the messages are not user and assistant in turn"
-                return self._output([], [], payload={"error": error})
+            try:
+                system, turns = split_turns(row.messages)
+            except RowError as err:
+                return self._output([], [], payload={"error": f"{self.dataset_attr} (id {row.id}): {err}"})
 
+            messages = [turn.model_dump() for turn in turns]
             folders = self._media_folders()
             images = [locate(image, folders) for image in row.images or []]
             videos = [video_source(row, i, folders) for i in range(len(row.videos or []))]

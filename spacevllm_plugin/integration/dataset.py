@@ -7,8 +7,8 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from ..data.schema import MEDIA_TAG, AnnotationRow
-from ..data.targets import query_targets
+from ..data.schema import MEDIA_TAG, AnnotationRow, RowError
+from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from .columns import ALIGNED, Typed, tokenised
 from .converter import COLUMN
@@ -37,7 +37,7 @@ class GroundingEncoding:
                 row_id = payload.get("row", {}).get("id", f"row {i} of a batch without ids")
                 try:
                     encoded.update(self._encode(example, payload.get("row")))
-                except (MediaError, BadRowsError) as err:
+                except (MediaError, RowError, BadRowsError) as err:
                     encoded["error"] = f"id {row_id}: {err}"
 
             outputs["input_ids"].append(encoded["input_ids"])
@@ -81,12 +81,10 @@ class GroundingEncoding:
 
         _, video_plans = self.template.mm_plugin.prompter(processor).plan([], videos)
         annotation = AnnotationRow.model_validate(row) if row is not None else None
-        image_targets, tubes = query_targets(annotation, len(images), video_plans)
-        if video_plans and annotation is not None and annotation.task == "stvg":
-            frames = video_plans[0].timeline.num_frames
-            if annotation.target.span_frames[1] > frames:
-                raise BadRowsError(f"span ends at frame {annotation.target.span_frames[1]} of a video of {frames}")
+        if video_plans and annotation is not None:
+            check_span(annotation, video_plans[0].timeline.num_frames)
 
+        image_targets, tubes = query_targets(annotation, len(images), video_plans)
         box_targets = self._in_order(example, image_targets, tubes)
         return {"input_ids": input_ids, "labels": labels, "box_targets": box_targets}
 

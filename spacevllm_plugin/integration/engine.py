@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.media import locate, video_source
 from ..data.prompters import Prompter
 from ..data.schema import AnnotationRow
 from ..inference.grounding import GroundingItem
-from .converter import locate, video_source
 from .template import TEMPLATES
 
 

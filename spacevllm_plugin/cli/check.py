@@ -1,0 +1,108 @@
+"""`spacevllm-cli check`: every row and every media file, before a training run finds out."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from ..data.check import CheckOptions, Report, check_file
+from ..data.check.media import Reading
+from .errors import CommandError
+
+
+EXAMPLE = "spacevllm-cli check train.jsonl --media-dir videos --fix train.good.jsonl --json report.json"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="annotation rows")
+    parser.add_argument("--media-dir", type=Path, metavar="D", help="where media paths start (default: beside FILE)")
+    parser.add_argument("--fix", type=Path, metavar="OUT.jsonl", help="write the good and the repaired rows")
+    parser.add_argument("--json", type=Path, metavar="R.json", help="write the report as JSON")
+    parser.add_argument(
+        "--memory",
+        type=Path,
+        metavar="M",
+        help="what is known of media files, so that a killed run goes on (default: FILE.jsonl.media)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that examine media (default: one for each core, here %(default)s)",
+    )
+    parser.add_argument("--decode", action="store_true", help="also decode the frames that training would read")
+    defaults = Reading()
+    parser.add_argument("--video-maxlen", type=int, default=defaults.maxlen, help="with --decode: as in the recipe")
+    parser.add_argument("--video-fps", type=float, default=defaults.fps, help="with --decode: as in the recipe")
+    parser.add_argument(
+        "--frame-sampling",
+        choices=("uniform", "fps"),
+        default=defaults.sampling,
+        help="with --decode: as in the recipe",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check, print, write; fails when there are problems that `--fix` has not taken care of."""
+    media_dir = args.media_dir or args.file.parent
+    memory = args.memory or args.file.with_name(args.file.name + ".media")
+    _check_paths(args.file, media_dir, {"--fix": args.fix, "--json": args.json, "--memory": memory})
+    if args.workers < 1:
+        raise CommandError("--workers must be at least 1")
+
+    if args.video_maxlen < 1 or not args.video_fps > 0:
+        raise CommandError("--video-maxlen and --video-fps must be above 0")
+
+    reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
+    options = CheckOptions([str(media_dir), str(args.file.parent)], memory, args.workers, reading)
+    try:
+        report = check_file(args.file, options, args.fix)
+        if args.json:
+            args.json.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except PermissionError as err:
+        raise CommandError(f"{err.filename}: {err.strerror}") from None
+
+    _print(report, args.fix)
+    bad = report.repaired + report.dropped
+    if not report.rows:
+        raise CommandError(f"{args.file} holds no rows")
+
+    if args.fix and bad == report.dropped == report.rows:
+        raise CommandError(f"no row of {args.file} can be used")
+
+    if bad and not args.fix:
+        raise CommandError(f"{bad} of {report.rows} rows have problems")
+
+
+def _check_paths(file: Path, media_dir: Path, outputs: dict[str, Path | None]) -> None:
+    if not file.is_file():
+        raise CommandError(f"{file}: no such file")
+
+    if not media_dir.is_dir():
+        raise CommandError(f"{media_dir}: no such folder")
+
+    taken = {"the annotation file": file}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+
+        if not path.parent.is_dir():
+            raise CommandError(f"{option} {path}: no such folder {path.parent}")
+
+        for name, other in taken.items():
+            if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+                raise CommandError(f"{option} {path} is {name}")
+
+        taken[f"also {option}"] = path
+
+
+def _print(report: Report, fixed: Path | None) -> None:
+    if table := report.table():
+        print(table + "\n")
+
+    print("media: " + ", ".join(f"{count} {name}" for name, count in report.media.items()))
+    repaired, dropped = ("repaired", "dropped") if fixed else ("can be repaired", "cannot be used")
+    print(f"rows: {report.rows}, {report.good} good, {report.repaired} {repaired}, {report.dropped} {dropped}")
+    if fixed:
+        print(f"written: {report.good + report.repaired} rows to {fixed}")

@@ -1,0 +1,207 @@
+"""One pass over an annotation file: every row and every medium; good rows out, the rest counted."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from ..media import locate, video_source
+from ..schema import RowError, RowFields, parse_row
+from ..video import VideoRef
+from .library import Library
+from .media import Facts, Fault, Job, Reading
+from .repairs import repair
+from .report import Problem, Report
+from .rules import first_error
+
+
+ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How to check.
+
+    Attributes:
+        folders: Where relative media paths start; the first folder that has a file gives it.
+        memory: Where examined media are remembered, see `Library`.
+        workers: Processes that examine media.
+        reading: Also decode the frames that training would read.
+    """
+
+    folders: list[str]
+    memory: Path
+    workers: int = 1
+    reading: Reading | None = None
+
+
+@dataclass
+class _Line:
+    """One line of the file.
+
+    Attributes:
+        number: 1-based.
+        text: As it stands in the file.
+        row: Its row: an `AnnotationRow`, or where that is broken the bare fields; None where it has none.
+        error: What makes `row` bare or None.
+        row_id: If it has one.
+        jobs: Its media, the one that `media` and `target` belong to first.
+    """
+
+    number: int
+    text: bytes
+    row: RowFields | None = None
+    error: RowError | None = None
+    row_id: str | None = None
+    jobs: tuple[Job, ...] = ()
+
+
+def check_file(path: Path, options: CheckOptions, fixed: Path | None = None) -> Report:
+    """Check every row and every media file.
+
+    Rows are read in batches, so memory grows with the ids and the distinct media, not with the boxes.
+
+    Args:
+        path: Annotation rows (JSONL).
+        options: How to check.
+        fixed: Where to write the good rows, unchanged, and those that can be repaired; the file appears there when it
+            is whole.
+    """
+    part = fixed and fixed.with_name(fixed.name + ".part")
+    seen: dict[str, int] = {}
+    report = Report()
+    with (
+        Library(options.memory, options.workers) as library,
+        open(path, "rb") as file,
+        open(part, "wb") if part else nullcontext() as out,
+        tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar,
+    ):
+
+        def show() -> None:
+            bar.set_postfix(media=library.counts["files"], problems=report.rows - report.good)
+
+        stream = _lines(file, options)
+        while lines := list(islice(stream, ROWS_AT_ONCE)):
+            library.examine_all((job for line in lines for job in line.jobs), show)
+            for line in lines:
+                _judge(line, seen, library, report, out)
+                bar.update(len(line.text))
+
+            show()
+
+        report.media = dict(library.counts)
+
+    if part:
+        part.replace(fixed)
+
+    return report
+
+
+def _lines(file: IO[bytes], options: CheckOptions) -> Iterator[_Line]:
+    for number, text in enumerate(file, start=1):
+        if text.strip():
+            yield _read_line(number, text, options)
+
+
+def _read_line(number: int, text: bytes, options: CheckOptions) -> _Line:
+    line = _Line(number, text)
+    try:
+        data = json.loads(text.rstrip(b"\r\n"))
+    except (ValueError, RecursionError) as err:
+        line.error = RowError(str(err), "json")
+        return line
+
+    if isinstance(data, dict) and isinstance(data.get("id"), str):
+        line.row_id = data["id"]
+
+    try:
+        line.row = parse_row(data)
+    except RowError as err:
+        line.error = err
+        try:
+            line.row = RowFields.model_validate(data)
+        except ValidationError:
+            return line
+
+    line.jobs = tuple(_jobs(line.row, options))
+    return line
+
+
+def _jobs(row: RowFields, options: CheckOptions) -> Iterator[Job]:
+    """A row's media by absolute paths, the one that `media` and `target` belong to first."""
+    images = [Job(_absolute(image, options.folders), False, options.reading) for image in row.images or []]
+    videos = [_video_job(row, i, options) for i in range(len(row.videos or []))]
+    return iter(images + videos if row.task == "rec" else videos + images)
+
+
+def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
+    ref = VideoRef.parse(video_source(row, index, options.folders))
+    if options.reading is None:
+        ref = replace(ref, clip=None, fps=None)
+
+    if ref.path is None:
+        ref = replace(ref, frames=tuple(_absolute(frame, options.folders) for frame in ref.frames))
+    else:
+        ref = replace(ref, path=_absolute(ref.path, options.folders))
+
+    span = row.target.span_frames if row.target else None
+    clip = row.media.clip if row.media else None
+    moments = frozenset((span or ()) + (clip or ())) if index == 0 else frozenset()
+    return Job(ref.encode(), True, options.reading, moments)
+
+
+def _absolute(path: str, folders: list[str]) -> str:
+    """Where a medium lies, or where it should."""
+    found = locate(path, folders)
+    return os.path.abspath(found if os.path.exists(found) else os.path.join(folders[0], path))
+
+
+def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, out: IO[bytes] | None) -> None:
+    problems: list[Problem] = []
+    row = line.row
+    if line.row_id is not None:
+        first = seen.setdefault(line.row_id, line.number)
+        if first != line.number:
+            problems.append(Problem("duplicate-id", f"line {first} has the same id"))
+
+    if row is None:
+        problems.append(Problem(line.error.kind, line.error.reason))
+    else:
+        found = [library[job] for job in line.jobs]
+        problems += [Problem(fault.kind, fault.message) for fault in found if isinstance(fault, Fault)]
+        facts = found[0] if found and isinstance(found[0], Facts) else None
+        row, errors = _mend(row, facts, line.error)
+        problems += errors
+
+    report.add(line.number, line.row_id, problems)
+    if out is None or not all(problem.repaired for problem in problems):
+        return
+
+    if problems:
+        out.write((json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False) + "\n").encode())
+    else:
+        out.write(line.text.rstrip(b"\r\n") + b"\n")
+
+
+def _mend(row: RowFields, facts: Facts | None, error: RowError | None) -> tuple[RowFields, list[Problem]]:
+    """Name a row's errors and repair it, until it is good or has one that cannot be repaired."""
+    problems: dict[str, Problem] = {}
+    error = error or first_error(row, facts)
+    while error is not None:
+        # An error that comes back is one that its repair does not mend.
+        mended = None if error.kind in problems else repair(row, error.kind, facts)
+        problems[error.kind] = Problem(error.kind, error.reason, mended is not None)
+        if mended is None:
+            break
+
+        row = mended
+        error = first_error(row, facts)
+
+    return row, list(problems.values())

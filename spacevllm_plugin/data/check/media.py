@@ -1,0 +1,168 @@
+"""What one media file holds, found out in a worker process."""
+
+import os
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
+
+from ..plan import Preprocessing, image_size, open_image, plan_video
+from ..timeline import FrameSampling
+from ..video import MediaError, VideoRef, frame_files, probe, read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How training would choose frames: `video_maxlen`, `video_fps` and `frame_sampling` by those names."""
+
+    maxlen: int = 128
+    fps: float = 2.0
+    sampling: FrameSampling = "uniform"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One medium to look at.
+
+    Attributes:
+        source: An image file, or an encoded `VideoRef`.
+        is_video: Which of the two.
+        reading: Also decode the frames that training reads; None looks at the header only.
+        moments: Native frames whose times are asked for, where the frame rate varies.
+    """
+
+    source: str
+    is_video: bool
+    reading: Reading | None = None
+    moments: frozenset[int] = frozenset()
+
+    @property
+    def key(self) -> str:
+        """What tells one medium, and what is done with it, from another."""
+        how = ["video" if self.is_video else "image"]
+        if self.reading is not None:
+            how += ["decoded", *(map(str, astuple(self.reading)) if self.is_video else ())]
+
+        return f"{','.join(how)}|{self.source}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a medium holds.
+
+    Attributes:
+        width: Pixels, as displayed.
+        height: Pixels, as displayed.
+        num_frames: Native frames; None for an image.
+        fps: Native frames per second; None for an image and for frame images, which have no clock of their own.
+        seconds: Times of the frames asked for and of the end, where the frame rate varies; else None.
+    """
+
+    width: int
+    height: int
+    num_frames: int | None = None
+    fps: float | None = None
+    seconds: dict[int, float] | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds of the file; None without a clock."""
+        if self.seconds is not None:
+            return self.seconds[self.num_frames]
+
+        return self.num_frames / self.fps if self.fps else None
+
+    def know(self, moments: frozenset[int]) -> bool:
+        """Whether the times asked for are all here."""
+        return self.seconds is None or self._inside(moments) <= self.seconds.keys()
+
+    def _inside(self, moments: frozenset[int]) -> set[int]:
+        return {frame for frame in moments if 0 <= frame <= self.num_frames}
+
+    def to_json(self) -> dict[str, Any]:
+        """For the memory of finished files; `from_json` reads it."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Facts":
+        """The inverse of `to_json`."""
+        seconds = data.get("seconds")
+        times = None if seconds is None else {int(frame): time for frame, time in seconds.items()}
+        return cls(**{**data, "seconds": times})
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A medium that cannot be used: `media-missing`, `media-empty` or `media-broken`."""
+
+    kind: str
+    message: str
+
+
+Identity = tuple[int, int]
+
+
+def identity(job: Job) -> Identity | Fault:
+    """Size in bytes and latest change in nanoseconds of a medium (of frame images: the sum, the latest)."""
+    try:
+        files = frame_files(VideoRef.parse(job.source)) if job.is_video else None
+        files = files or [VideoRef.parse(job.source).path if job.is_video else job.source]
+    except MediaError as err:
+        return Fault("media-empty", str(err))
+
+    size = latest = 0
+    for file in files:
+        try:
+            stat = os.stat(file)
+        except (OSError, ValueError) as err:
+            return Fault("media-missing", f"{file}: {getattr(err, 'strerror', None) or err}")
+
+        if stat.st_size == 0:
+            return Fault("media-empty", f"{file}: the file is empty")
+
+        size, latest = size + stat.st_size, max(latest, stat.st_mtime_ns)
+
+    return size, latest
+
+
+def examine(job: Job) -> tuple[Identity, Facts] | Fault:
+    """Look at one medium; never raises for what a file can do."""
+    known = identity(job)
+    if isinstance(known, Fault):
+        return known
+
+    try:
+        facts = _video_facts(job) if job.is_video else _image_facts(job)
+    except MediaError as err:
+        return Fault("media-broken", str(err))
+    except Exception as err:  # whatever a decoder raises: one file must not end the check of the others
+        return Fault("media-broken", " ".join(f"{job.source}: {type(err).__name__} {err}".split()))
+
+    return known, facts
+
+
+def _video_facts(job: Job) -> Facts:
+    ref = VideoRef.parse(job.source)
+    own_clock = frame_files(ref) is None
+    # Frame images need some clock to be opened; theirs is the row's.
+    info = probe(ref if own_clock or ref.fps else replace(ref, fps=1.0))
+    timeline, reading = info.timeline, job.reading
+    if reading is not None:
+        options = Preprocessing(video_maxlen=reading.maxlen, video_fps=reading.fps)
+        # A clip beyond the end is a row's mistake, not the file's.
+        if ref.clip is None or 0 <= ref.clip[0] < min(ref.clip[1], timeline.num_frames):
+            groups = plan_video(ref, options, reading.sampling, temporal_patch_size=1).groups
+            read(ref, [frame for group in groups for frame in group])
+
+    facts = Facts(info.width, info.height, timeline.num_frames, timeline.fps if own_clock else None)
+    if timeline.timestamps is None:
+        return facts
+
+    inside = {frame for frame in job.moments if 0 <= frame <= timeline.num_frames} | {timeline.num_frames}
+    return replace(facts, seconds={frame: timeline.seconds(frame) for frame in sorted(inside)})
+
+
+def _image_facts(job: Job) -> Facts:
+    width, height = image_size(job.source)
+    if job.reading is not None:
+        open_image(job.source).convert("RGB")
+
+    return Facts(width, height)

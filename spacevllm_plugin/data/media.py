@@ -1,0 +1,25 @@
+"""Where a row's media lie."""
+
+import os
+
+from .schema import AnnotationRow
+from .video import VideoRef
+
+
+def locate(path: str, folders: list[str]) -> str:
+    """A media path: in the first of the folders that has it, or else as it is."""
+    candidates = (os.path.join(folder, path) for folder in folders)
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), path)
+
+
+def video_source(row: AnnotationRow, index: int, folders: list[str]) -> str:
+    """One of a row's videos as the string that travels through LLaMA-Factory; the first one has the row's clip."""
+    video = row.videos[index]
+    media = row.media if index == 0 else None
+    clip = media.clip if media and media.clip != (0, media.num_frames) else None
+    fps = media.fps if media else None
+    if not isinstance(video, str):
+        return VideoRef(frames=tuple(locate(frame, folders) for frame in video), clip=clip, fps=fps).encode()
+
+    path = locate(video, folders)
+    return VideoRef(path=path, clip=clip, fps=fps if os.path.isdir(path) else None).encode()
