@@ -67,9 +67,11 @@ setup(
         "torch>=2.6,!=2.9.*",
         "torchvision",
         "av",
+        "httpx",
         "numpy",
         "pillow",
         "pydantic>=2",
+        "pyyaml",
         "tqdm",
     ],
     extras_require={

@@ -15,6 +15,7 @@ COMMANDS = {
     "render": ("render", "draw tubes on a video, or as a contact sheet"),
     "synth": ("synth", "write a synthetic grounding data set with known tubes"),
     "make-tiny": ("make_tiny", "write a tiny, randomly initialised checkpoint of a backbone"),
+    "unistg": ("unistg", "build STVG data from captions with coarse spans, and the training mixture"),
     "doctor": ("doctor", "say what is installed, what is hooked, and what would not work"),
 }
 

@@ -42,7 +42,8 @@ class GroundingDino:
         self.processor = AutoProcessor.from_pretrained(model)
         self.model = AutoModelForZeroShotObjectDetection.from_pretrained(model).to(self.device).eval()
         tokenizer = self.processor.tokenizer
-        separators = [*tokenizer.convert_tokens_to_ids([".", "?"]), *tokenizer.all_special_ids]
+        separators = tokenizer.convert_tokens_to_ids([".", "?"])
+        separators += [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id]
         self._separators = torch.tensor(separators, device=self.device)
 
     @torch.inference_mode()
