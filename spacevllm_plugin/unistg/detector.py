@@ -58,27 +58,47 @@ class GroundingDino:
             max_length=self.model.config.max_text_len,
         ).to(self.device)
         outputs = self.model(**inputs)
-        owner = self._owners(inputs["input_ids"][0])
-        tokens = outputs.logits[..., : len(owner)].float().sigmoid()  # (images, queries, tokens)
-        scores = torch.stack(
-            [tokens.masked_fill(owner != label, 0.0).amax(-1) for label in range(len(phrases))], dim=-1
-        )
-        best, labels = scores.max(-1)
-        corners = center_to_corners_format(outputs.pred_boxes.float()).clamp(0, 1)
+        sizes = [image.size for image in images]
+        return self.decode(outputs.logits, outputs.pred_boxes, inputs["input_ids"][0], len(phrases), sizes)
+
+    def decode(
+        self,
+        logits: torch.Tensor,
+        boxes: torch.Tensor,
+        input_ids: torch.Tensor,
+        num_phrases: int,
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[list[Detection]]:
+        """The model's output as detections, the surest first.
+
+        Args:
+            logits: (images, queries, at least tokens).
+            boxes: (images, queries, 4), cxcywh in 0..1.
+            input_ids: (tokens,), the same prompt for all images.
+            num_phrases: Phrases in the prompt.
+            sizes: Width and height of each image, in pixels.
+        """
+        owner = self._owners(input_ids)
+        tokens = logits[..., : len(owner)].float().sigmoid()
+        # A box's score for each phrase, (images, queries, phrases).
+        scores = torch.stack([tokens.masked_fill(owner != i, 0.0).amax(-1) for i in range(num_phrases)], dim=-1)
+        confidence, label = (values.cpu() for values in scores.max(-1))
+        scale = torch.tensor([(*size, *size) for size in sizes], dtype=torch.float64)
+        corners = center_to_corners_format(boxes.double().cpu()).clamp(0, 1) * scale[:, None]
         found = []
-        for image, confidence, label, boxes in zip(images, best.cpu(), labels.cpu(), corners.cpu()):
-            boxes = (boxes * torch.tensor([image.width, image.height] * 2)).double()
-            order = confidence.argsort(descending=True, stable=True)
-            chosen = [i for i in order.tolist() if confidence[i] >= self.threshold]
-            candidates = [
+        for image in range(len(sizes)):
+            order = confidence[image].argsort(descending=True, stable=True).tolist()
+            detections = [
                 Detection(
-                    label=int(label[i]),
-                    score=round(float(confidence[i]), 4),
-                    box=tuple(round(value, 2) for value in boxes[i].tolist()),
+                    label=int(label[image, query]),
+                    score=round(float(confidence[image, query]), 4),
+                    box=tuple(round(value, 2) for value in corners[image, query].tolist()),
                 )
-                for i in chosen
+                for query in order
+                if confidence[image, query] >= self.threshold
             ]
-            found.append([d for d in candidates if d.box[0] < d.box[2] and d.box[1] < d.box[3]])
+            # Rounding and the frame's edge may leave nothing of a box.
+            found.append([d for d in detections if d.box[0] < d.box[2] and d.box[1] < d.box[3]])
 
         return found
 

@@ -211,7 +211,7 @@ def _rows(path: Path, unusable: _Unusable) -> Iterator[tuple[int, str, str]]:
 
 def _choose(index: _Index, wanted: int, when_short: str) -> np.ndarray:
     """Rows of the index, by rank: the first ones; all of them, if there are fewer, and again if they are repeated."""
-    order = np.argsort(np.frombuffer(index.ranks, dtype=np.uint64), kind="stable")
+    order = np.argsort(np.asarray(index.ranks, dtype=np.uint64), kind="stable")
     return np.resize(order, wanted) if wanted <= len(order) or when_short == "repeat" else order
 
 
