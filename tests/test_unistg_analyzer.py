@@ -21,7 +21,7 @@ def analyze(url, data, out, *more):
     return main(
         [
             *("unistg", "analyze", "--data", str(data), "--out", str(out), "--base-url", url, "--model", "tiny"),
-            *("--retries", "3", "--backoff", "0.05", "--timeout", "2", "--concurrency", "4", *more),
+            *("--retries", "3", "--backoff", "0.05", "--timeout", "8", "--concurrency", "4", *more),
         ]
     )
 

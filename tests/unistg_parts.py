@@ -1,9 +1,9 @@
 """What the tests of the builder share: rows, a server process, colour as a detector."""
 
 import json
-import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,15 +81,18 @@ class Server:
 
 @contextmanager
 def server(*options):
-    """A server process; requests that come before it is up wait in the socket's queue."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
-        fd, port = listening.fileno(), listening.getsockname()[1]
-        script = Path(__file__).with_name("unistg_server.py")
-        process = subprocess.Popen([sys.executable, str(script), str(fd), *options], pass_fds=[fd])
-
+    """A server process that is up."""
+    script = Path(__file__).with_name("unistg_server.py")
+    process = subprocess.Popen([sys.executable, str(script), *options], stdout=subprocess.PIPE, text=True)
     try:
-        running = Server(port, process)
-        httpx.get(running.url.removesuffix("/v1") + "/seen", trust_env=False, timeout=120)
+        running = Server(int(process.stdout.readline()), process)
+        for _ in range(100):
+            try:
+                running.seen()
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+
         yield running
     finally:
         process.kill()

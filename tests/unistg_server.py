@@ -1,13 +1,14 @@
 """A server of OpenAI's chat protocol whose answers and failures are scripted by the caption; a process of its own.
 
-    python unistg_server.py FD [--no-schema] [--down] [--delay SECONDS]
+    python unistg_server.py [--no-schema] [--down] [--delay SECONDS]
 
-FD is a listening socket. `GET /seen` tells what was asked.
+It prints its port. `GET /seen` tells what was asked.
 """
 
 import argparse
 import asyncio
 import json
+import socket
 from collections import Counter
 
 import uvicorn
@@ -69,7 +70,7 @@ def make_app(options):
             return JSONResponse({"error": {"message": "the prompt is too long"}}, 400)
 
         if word == "slow" and attempt == 1:
-            await asyncio.sleep(5)
+            await asyncio.sleep(30)
 
         if word == "page" and attempt == 1:
             return PlainTextResponse("<html>a proxy's page</html>")
@@ -93,9 +94,10 @@ def make_app(options):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("fd", type=int)
     parser.add_argument("--no-schema", action="store_true")
     parser.add_argument("--down", action="store_true")
     parser.add_argument("--delay", type=float, default=0.0)
     args = parser.parse_args()
-    uvicorn.run(make_app(args), fd=args.fd, log_level="error")
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(listening.getsockname()[1], flush=True)
+    uvicorn.Server(uvicorn.Config(make_app(args), log_level="error")).run(sockets=[listening])
