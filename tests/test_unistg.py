@@ -1,6 +1,7 @@
 """The builder's rules, worked out by hand, and the four stages on videos whose tubes are known."""
 
 import json
+import tracemalloc
 
 import pytest
 from unistg_parts import (
@@ -262,6 +263,22 @@ def test_two_runs_do_not_write_one_file(tmp_path, capsys):
     run_stage(Meanwhile(), data, out)
     assert "another run is writing it" in capsys.readouterr().err
     assert len(read_lines(out)) == 1
+
+
+def test_contents_are_not_held_in_memory(tmp_path):
+    """300 rows of 100 kB: a few at a time are in memory."""
+    row = annotated("x", moving(0, 60), query="y" * 50_000).model_dump_json(exclude_none=True)
+    data = write_lines(tmp_path / "in.jsonl", [row.replace('"x"', f'"{i}"') for i in range(300)])
+    assert data.stat().st_size > 30e6
+    tracemalloc.start()
+    try:
+        run_stage(Refiner(), data, tmp_path / "out.jsonl")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert (tmp_path / "out.jsonl").stat().st_size > 30e6
+    assert peak < 10e6
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,9 @@ def test_phrases_with_full_stops_stay_one(detector):
     assert dotted[0] and dotted == detector.detect(IMAGES[:1], ["The man in red", "cup"])
 
 
-def analyzed(row_id, objects=("red circle", "man"), **row):
-    return Analyzed(id=row_id, source=vtg(row_id, fps=4.0, num_frames=12, size=(48, 48), **row), objects=list(objects))
+def analyzed(row_id, num_frames=12, **row):
+    source = vtg(row_id, fps=4.0, num_frames=num_frames, size=(48, 48), **row)
+    return Analyzed(id=row_id, source=source, objects=["red circle", "man"])
 
 
 def test_command_with_the_real_class(checkpoint, tmp_path, capsys):
@@ -112,12 +113,11 @@ def test_command_with_the_real_class(checkpoint, tmp_path, capsys):
         analyzed("frames", span=(0, 4)),
         analyzed("wide", span=(0, 4)),
         analyzed("fast", span=(0, 4)),
-        analyzed("long", span=(0, 13)),
+        analyzed("long", span=(0, 13), num_frames=13),
     ]
     rows[3].source.videos = [frames]
     rows[4].source.media.width = 96
     rows[5].source.media.fps = 5.0
-    rows[6].source.media.num_frames = 13
     data = write_lines(tmp_path / "in.jsonl", [row.model_dump_json(exclude_none=True) for row in rows])
     out = tmp_path / "out.jsonl"
     command = ["unistg", "annotate", "--data", str(data), "--media-dir", str(tmp_path), "--device", "cpu"]

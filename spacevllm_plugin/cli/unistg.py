@@ -319,7 +319,7 @@ def _mix(args: argparse.Namespace) -> None:
     report = mix(mixture, args.data_dir, args.out, name)
 
     total, wanted_total = report["total"], mixture.total
-    lines = [("part", "wanted", "there", "rows", "wanted", "reached")]
+    lines = [("part", "wanted", "there", "taken", "share wanted", "share reached")]
     for part, counts in report["parts"].items():
         shares = (counts["wanted"] / wanted_total, counts["rows"] / max(total, 1))
         lines.append((part, counts["wanted"], counts["there"], counts["rows"], *(f"{share:.1%}" for share in shares)))

@@ -25,6 +25,7 @@ from .rows import Kept, Rejected
 
 # Rows that finish within this time share one write to the disk: the fast stages do thousands a second.
 FLUSH_SECONDS = 0.3
+FLUSH_CHARACTERS = 1 << 20
 COMMON_REASONS = {
     "bad_row": "the line is not a row of the stage before",
     "duplicate_id": "a row above has the same id",
@@ -140,6 +141,7 @@ class _Journal:
         self.done: dict[str, tuple[int, str | None]] = {}
         self.keys: dict[str, str] = {}  # id -> key of rows on their way through the stage
         self._lines: list[str] = []
+        self._size = 0  # characters in them
         self._flushed = time.monotonic()
 
     def __enter__(self) -> "_Journal":
@@ -185,7 +187,7 @@ class _Journal:
         self.note(self.keys.pop(row_id), row_id, result)
 
     def note(self, key: str, row_id: str | None, result: Kept | Rejected) -> None:
-        """Note a finished row; on the disk after `FLUSH_SECONDS` or with the next `flush`."""
+        """Note a finished row; on the disk with the next `flush`, which is soon."""
         head = {"key": key, "id": row_id, "counts": result.counts}
         body = ""
         if isinstance(result, Rejected):
@@ -195,17 +197,19 @@ class _Journal:
 
         self.done[key] = (self._offset, row_id)
         self._write(json.dumps(head, ensure_ascii=False) + "\t" + body)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if time.monotonic() - self._flushed > FLUSH_SECONDS or self._size > FLUSH_CHARACTERS:
             self.flush()
 
     def _write(self, line: str) -> None:
         self._lines.append(line)
+        self._size += len(line)
         self._offset += len(line.encode()) + 1
 
     def flush(self) -> None:
         """Put what is finished on the disk."""
         append_lines(self._file, self._lines)
         self._lines.clear()
+        self._size = 0
         self._flushed = time.monotonic()
 
 
