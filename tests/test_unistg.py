@@ -337,4 +337,4 @@ def test_tubes_are_found_again(tmp_path):
         assert row.target.span_seconds == true.target.span_seconds
         assert row.target.frames == true.target.frames
         for box, true_box in zip(row.target.boxes, true.target.boxes):
-            assert box == pytest.approx(true_box, abs=2)  # the codec blurs edges
+            assert box == pytest.approx(true_box, abs=4)  # the codec blurs edges, a triangle's tip above all
