@@ -68,10 +68,12 @@ setup(
         "torchvision",
         "av",
         "filelock",
+        "httpx",
         "ijson",
         "numpy",
         "pillow",
         "pydantic>=2",
+        "pyyaml",
         "tqdm",
     ],
     extras_require={

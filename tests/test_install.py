@@ -173,7 +173,7 @@ def test_only_the_integration_imports_llamafactory():
             assert not [l for l in lines if l.strip().startswith(("import llamafactory", "from llamafactory"))], file
 
 
-@pytest.mark.parametrize("folder", ["modeling", "data", "evaluation"])
+@pytest.mark.parametrize("folder", ["modeling", "data", "evaluation", "unistg"])
 def test_lower_layers_know_nothing_of_the_upper_ones(folder):
     for file in (ROOT / "spacevllm_plugin" / folder).rglob("*.py"):
         for line in file.read_text().splitlines():

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES, DATA_INFO = ROOT / "examples", ROOT / "data_info"
 FSDP_CONFIGS = sorted(EXAMPLES.glob("accelerate/*.yaml"))
 ZERO_CONFIGS = sorted(EXAMPLES.glob("deepspeed/*.json"))
-RECIPES = sorted(path for path in EXAMPLES.rglob("*.yaml") if path not in FSDP_CONFIGS)
+MIXTURES = sorted(EXAMPLES.glob("unistg/*.yaml"))
+RECIPES = sorted(path for path in EXAMPLES.rglob("*.yaml") if path not in FSDP_CONFIGS + MIXTURES)
 TRAINING = [path for path in RECIPES if "do_train:" in path.read_text(encoding="utf-8")]
 HUB_IDS = {hub_id: template for template, models in MODEL_GROUPS.items() for hub_id in models.values()}
 
@@ -98,7 +99,7 @@ def test_every_key_has_a_comment(path):
             assert re.fullmatch(r" *\w+:( \S.*?)? +# \S.*", line), f"line {number} has no comment: {line}"
 
 
-@each(RECIPES + FSDP_CONFIGS)
+@each(RECIPES + FSDP_CONFIGS + MIXTURES)
 def test_commands_in_the_header_name_the_file_itself(path):
     header = path.read_text(encoding="utf-8").partition("###")[0]
     for mentioned in re.findall(r"examples/\S+\.(?:yaml|json)", header):

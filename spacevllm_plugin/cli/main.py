@@ -17,6 +17,7 @@ COMMANDS = {
     "check": ("check", "check every row and every media file; repair what can be repaired"),
     "synth": ("synth", "write a synthetic grounding data set with known tubes"),
     "make-tiny": ("make_tiny", "write a tiny, randomly initialised checkpoint of a backbone"),
+    "unistg": ("unistg", "build STVG data from captions with coarse spans, and the training mixture"),
     "doctor": ("doctor", "say what is installed, what is hooked, and what would not work"),
 }
 

@@ -1,13 +1,13 @@
 """Grounding a whole file of rows: batched, resumable, no row lost and none done twice."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ..data.jsonl import append_lines, recover
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
 from .grounding import ground_batch
@@ -19,22 +19,7 @@ if TYPE_CHECKING:
 
 def finished_ids(out: Path) -> set[str]:
     """Ids already in the file; a last line that a killed run left unfinished is cut off."""
-    if not out.exists():
-        return set()
-
-    ids = set()
-    with open(out, "rb+") as file:
-        whole = 0
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-
-            ids.add(json.loads(line)["id"])
-            whole += len(line)
-
-        file.truncate(whole)
-
-    return ids
+    return {json.loads(line)["id"] for _, line in recover(out)}
 
 
 def predict_rows(
@@ -58,16 +43,14 @@ def predict_rows(
     done = finished_ids(out)
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "a", encoding="utf-8") as file:
+    with open(out, "ab") as file:
 
         def write(predictions: list[PredictionRow]) -> None:
             for prediction in predictions:
                 counts[prediction.status] += 1
 
             # One write of whole lines: a killed process leaves at most one unfinished line, which is cut off above.
-            file.write("".join(dump_row(prediction) + "\n" for prediction in predictions))
-            file.flush()
-            os.fsync(file.fileno())
+            append_lines(file, map(dump_row, predictions))
 
         batch = []
         for row in tqdm(rows, unit="row", desc="predict"):

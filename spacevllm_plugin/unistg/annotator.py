@@ -1,0 +1,96 @@
+"""Stage 2: a detector boxes the objects on the frames of the coarse span."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..data.schema import AnnotationRow
+from ..data.video import MediaError, VideoInfo, VideoRef, probe, read
+from .detector import Detector
+from .rows import Analyzed, Annotated, AnnotatedFrame, Detection, Kept, Rejected
+
+
+# Frames decoded at once: each time anew from the last keyframe, so not too few; held in memory, so not too many.
+READ_FRAMES = 64
+FPS_TOLERANCE = 0.01
+
+
+class Annotator:
+    """The stage.
+
+    Args:
+        detector: Finds the boxes.
+        media_dir: Where relative paths start.
+        options: What the detector's answers depend on (checkpoint, threshold), for resuming.
+        stride: Look at every n-th frame of the span.
+        batch_size: Frames that the detector gets at once.
+    """
+
+    name = "annotate"
+    reads = Analyzed
+    reasons = {
+        "unreadable": "the video cannot be read",
+        "media_differs": "size, frame rate or length are not what the row says",
+        "nothing_found": "the main subject is on no frame",
+    }
+
+    def __init__(
+        self, detector: Detector, media_dir: Path, options: dict[str, Any], stride: int = 1, batch_size: int = 8
+    ) -> None:
+        self.detector, self.media_dir = detector, media_dir
+        self.stride, self.batch_size = stride, batch_size
+        self.options = {**options, "stride": stride}
+
+    def process(self, rows: Iterator[Analyzed]) -> Iterator[tuple[str, Kept | Rejected]]:
+        """Row by row; a row's frames are batched among themselves, so that no row depends on another."""
+        for row in rows:
+            yield row.id, self._annotate(row)
+
+    def _annotate(self, row: Analyzed) -> Kept | Rejected:
+        ref = _reference(row.source, self.media_dir)
+        try:
+            info = probe(ref)
+            if differs := _difference(row.source, info):
+                return Rejected("media_differs", differs)
+
+            wanted = list(range(*row.source.target.span_frames, self.stride))
+            found: list[list[Detection]] = []
+            for start in range(0, len(wanted), READ_FRAMES):
+                images = read(ref, wanted[start : start + READ_FRAMES])
+                for first in range(0, len(images), self.batch_size):
+                    found += self.detector.detect(images[first : first + self.batch_size], row.objects)
+        except MediaError as err:
+            return Rejected("unreadable", str(err))
+
+        counts = {"frames": len(wanted), "boxes": sum(map(len, found))}
+        if not any(detection.label == 0 for detections in found for detection in detections):
+            return Rejected("nothing_found", f"no {row.objects[0]!r} on {len(wanted)} frames", counts)
+
+        seconds = info.timeline.seconds
+        frames = [
+            AnnotatedFrame(frame=frame, seconds=(seconds(frame), seconds(frame + 1)), detections=detections)
+            for frame, detections in zip(wanted, found, strict=True)
+        ]
+        return Kept(Annotated(id=row.id, source=row.source, objects=row.objects, frames=frames), counts)
+
+
+def _reference(row: AnnotationRow, media_dir: Path) -> VideoRef:
+    """The row's first video."""
+    source = row.videos[0]
+    if isinstance(source, str):
+        return VideoRef(path=str(media_dir / source), fps=row.media.fps)
+
+    return VideoRef(frames=tuple(str(media_dir / file) for file in source), fps=row.media.fps)
+
+
+def _difference(row: AnnotationRow, info: VideoInfo) -> str | None:
+    """What of the row's media is not so in the file and would put boxes or times in the wrong place."""
+    media, timeline = row.media, info.timeline
+    if (media.width, media.height) != (info.width, info.height):
+        return f"{media.width}x{media.height} in the row, {info.width}x{info.height} in the file"
+
+    if abs(media.fps - timeline.fps) > FPS_TOLERANCE * timeline.fps:
+        return f"{media.fps:g} frames a second in the row, {timeline.fps:g} in the file"
+
+    end = row.target.span_frames[1]
+    return f"the span ends at frame {end}, the file at {timeline.num_frames}" if end > timeline.num_frames else None
