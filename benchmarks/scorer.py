@@ -74,7 +74,9 @@ def measure(*argv: str) -> tuple[float, float]:
     else:
         one_core = {}
 
-    done = subprocess.run([sys.executable, "-c", MEASURE, *argv], check=True, capture_output=True, text=True, **one_core)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *argv], check=True, capture_output=True, text=True, **one_core
+    )
     seconds, peak = done.stdout.splitlines()[-1].split()[1:]
     return float(seconds), float(peak)
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.prompts import answer, instruction, read_span
+from spacevllm_plugin.data.answers import read_span
+from spacevllm_plugin.data.prompts import answer, instruction
 from spacevllm_plugin.data.schema import TASKS, read_rows
 from spacevllm_plugin.data.synthetic import (
     COLOURS,

@@ -1,8 +1,4 @@
-"""What the model is asked, what it answers, and how a span is read back: the only place that phrases them."""
-
-import math
-import re
-
+"""What the model is asked and what it answers: the only place that phrases them."""
 
 INSTRUCTIONS = {
     "stvg": 'When and where does this happen: "{query}"? Answer with the time.',
@@ -16,11 +12,6 @@ ANSWERS = {
     "rec": "Here it is.",
 }
 
-# The look-behind keeps a match from starting inside a number or after its minus sign.
-_CLOCK = r"(?<![\d.:-])((?:\d+:){0,2}\d+(?:\.\d+)?)"
-_UNIT = r"\s*(?:s|secs?|seconds?)?\s*"
-_SPAN = re.compile(rf"{_CLOCK}{_UNIT}(?:-|–|—|to|until)\s*((?:\d+:){{0,2}}\d+(?:\.\d+)?)", re.IGNORECASE)
-
 
 def instruction(task: str, query: str) -> str:
     """The question for one sentence, without the `<video>` or `<image>` tag."""
@@ -31,30 +22,6 @@ def answer(task: str, span_seconds: tuple[float, float] | None = None) -> str:
     """The answer to train on; `rec` needs no span."""
     start, end = span_seconds or (0.0, 0.0)
     return ANSWERS[task].format(start=start, end=end)
-
-
-def read_span(text: str) -> tuple[float, float] | None:
-    """The first span in an answer: seconds or (hh:)mm:ss, for instance `From 1.0 to 2.5 seconds.` or `0:12 - 0:18`.
-
-    Returns:
-        Start and end in seconds; None if there is no span or it is reversed. Equal ends pass: a span shorter than
-        the answer's rounding is written that way.
-    """
-    match = _SPAN.search(text)
-    if match is None:
-        return None
-
-    start, end = (_seconds(clock) for clock in match.groups())
-    return (start, end) if start <= end < math.inf else None
-
-
-def _seconds(clock: str) -> float:
-    """Seconds of `12.5`, `mm:ss` or `hh:mm:ss`."""
-    seconds = 0.0
-    for part in clock.split(":"):
-        seconds = seconds * 60 + float(part)
-
-    return seconds
 
 
 def time_sentence(duration: float, seconds: list[float]) -> str:

@@ -61,16 +61,22 @@ class Target(_Model):
         span_seconds: The same in seconds.
         frames: Native frames that carry a box; may be sparse. `[0]` for an image.
         boxes: One xyxy box in pixels of the original frame for each of `frames`.
+        windows_seconds: All right spans where there are several (QVHighlights), start and end in seconds.
     """
 
     span_frames: tuple[int, int] | None = None
     span_seconds: tuple[float, float] | None = None
     frames: list[int] | None = None
     boxes: list[tuple[float, float, float, float]] | None = None
+    windows_seconds: list[tuple[float, float]] | None = None
 
 
 class AnnotationRow(_Model):
-    """One instance of a grounding or question-answering data set."""
+    """One instance of a grounding or question-answering data set.
+
+    Attributes:
+        tags: Further names to break scores down by, for instance `{"duration": "short", "domain": "Sports"}`.
+    """
 
     id: str
     task: Literal["stvg", "vtg", "rec", "qa"]
@@ -81,6 +87,7 @@ class AnnotationRow(_Model):
     images: list[str] | None = None
     media: Media | None = None
     target: Target | None = None
+    tags: dict[str, str] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "AnnotationRow":
@@ -178,6 +185,7 @@ class PredictionRow(_Model):
         span_frames: The same as a half-open range of native frames.
         frames: Every sampled native frame of the whole clip, not only inside the span; `[0]` for an image.
         boxes: One xyxy pixel box for each of `frames`.
+        windows_seconds: All predicted spans where there are several, best first; `span_seconds` is the first.
     """
 
     model_config = ConfigDict(validate_assignment=True)
@@ -190,6 +198,7 @@ class PredictionRow(_Model):
     span_frames: tuple[int, int] | None = None
     frames: list[int] | None = None
     boxes: list[tuple[float, float, float, float]] | None = None
+    windows_seconds: list[tuple[float, float]] | None = None
 
 
 def parse_row(data: dict[str, Any] | str, model: type[BaseModel] = AnnotationRow, where: str = "row") -> Any:
