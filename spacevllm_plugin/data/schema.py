@@ -4,9 +4,11 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from operator import ge
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
@@ -148,29 +150,40 @@ class AnnotationRow(_Model):
         if not (math.isfinite(t_start) and math.isfinite(t_end) and 0 <= t_start < t_end):
             raise ValueError(f"span_seconds {[t_start, t_end]} is empty, reversed or not a number")
 
+        for t_start, t_end in target.windows_seconds or ():
+            if not 0 <= t_start < t_end < math.inf:
+                raise ValueError(f"windows_seconds {[t_start, t_end]} is empty, reversed or not a number")
+
     def _check_boxes(self, frame_range: tuple[int, int]) -> None:
         frames, boxes = self.target.frames, self.target.boxes
         if not frames or not boxes or len(frames) != len(boxes):
             raise ValueError(f"{len(frames or [])} frames but {len(boxes or [])} boxes in the target")
 
-        if any(b <= a for a, b in zip(frames, frames[1:])):
+        if any(map(ge, frames, frames[1:])):
             raise ValueError("target.frames must increase")
 
         if frames[0] < frame_range[0] or frames[-1] >= frame_range[1]:
             raise ValueError(f"box at frame {frames[0]}..{frames[-1]} is outside the frames {list(frame_range)}")
 
-        for frame, (x1, y1, x2, y2) in zip(frames, boxes):
-            if not all(math.isfinite(value) for value in (x1, y1, x2, y2)):
-                raise ValueError(f"box at frame {frame} is not a number")
+        # Half a pixel of slack: annotations are rounded. All boxes at once: test sets have millions.
+        width, height = self.media.width, self.media.height
+        corners = np.array(boxes)
+        finite = np.isfinite(corners).all(axis=1)
+        proper = (corners[:, :2] < corners[:, 2:]).all(axis=1)
+        inside = (corners >= -0.5).all(axis=1) & (corners[:, 2:] <= (width + 0.5, height + 0.5)).all(axis=1)
+        usable = finite & proper & inside
+        if usable.all():
+            return
 
-            if x1 >= x2 or y1 >= y2:
-                raise ValueError(f"box at frame {frame} is empty or reversed: {[x1, y1, x2, y2]}")
+        first = int(usable.argmin())
+        frame, box = frames[first], list(boxes[first])
+        if not finite[first]:
+            raise ValueError(f"box at frame {frame} is not a number")
 
-            # Half a pixel of slack: annotations are rounded.
-            if x1 < -0.5 or y1 < -0.5 or x2 > self.media.width + 0.5 or y2 > self.media.height + 0.5:
-                raise ValueError(
-                    f"box at frame {frame} leaves the {self.media.width}x{self.media.height} frame: {[x1, y1, x2, y2]}"
-                )
+        if not proper[first]:
+            raise ValueError(f"box at frame {frame} is empty or reversed: {box}")
+
+        raise ValueError(f"box at frame {frame} leaves the {width}x{height} frame: {box}")
 
 
 class PredictionRow(_Model):
