@@ -15,7 +15,7 @@ FRAMES = 30
 STVG = [name for name, tasks in PROTOCOLS.items() if "stvg" in tasks]
 SCORES = ("tIoU", "vIoU", "sIoU")
 
-bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 spans = st.lists(st.integers(0, FRAMES), min_size=2, max_size=2, unique=True).map(lambda ends: tuple(sorted(ends)))
 eighths = st.integers(0, 400).map(lambda value: value / 8)
 

@@ -195,7 +195,7 @@ def test_cli_says_in_one_line_what_is_wrong(tmp_path, capsys, options):
         ("From 1.0 to 1.0 seconds.", (1.0, 1.0)),
         ("From 2.5 to 1.0 seconds.", None),
         ("From -1.0 to 2.0 seconds.", None),
-        ("At 3 seconds.", None),
+        ("At 3 seconds.", (3.0, 3.0)),
         ("", None),
     ],
 )
