@@ -82,7 +82,7 @@ setup(
         "decord": ["decord"],
         "liger": ["liger-kernel>=0.5.5"],
         "qlora": ["bitsandbytes>=0.43.0"],
-        "dev": ["pytest", "ruff", "scikit-video"],
+        "dev": ["hypothesis", "pytest", "ruff", "scikit-video"],
     },
     entry_points={
         "console_scripts": ["spacevllm-cli = spacevllm_plugin.cli.main:main"],

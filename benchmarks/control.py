@@ -35,7 +35,7 @@ def text_answer(row: dict) -> str:
 
 def read_answer(text: str, row: dict) -> dict:
     """A prediction row from the control's text."""
-    from spacevllm_plugin.data.prompts import read_span
+    from spacevllm_plugin.data.answers import read_span
     from spacevllm_plugin.data.timeline import Timeline
 
     media = row["media"]

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.prompts import answer, instruction, read_span
+from spacevllm_plugin.data.answers import read_span
+from spacevllm_plugin.data.prompts import answer, instruction
 from spacevllm_plugin.data.schema import TASKS, read_rows
 from spacevllm_plugin.data.synthetic import (
     COLOURS,
@@ -194,7 +195,7 @@ def test_cli_says_in_one_line_what_is_wrong(tmp_path, capsys, options):
         ("From 1.0 to 1.0 seconds.", (1.0, 1.0)),
         ("From 2.5 to 1.0 seconds.", None),
         ("From -1.0 to 2.0 seconds.", None),
-        ("At 3 seconds.", None),
+        ("At 3 seconds.", (3.0, 3.0)),
         ("", None),
     ],
 )

@@ -5,12 +5,16 @@ import json
 import sys
 
 from ..data.schema import PredictionRow, read_rows
-from ..evaluation import EvaluationResult, evaluate
+from ..evaluation import EvaluationResult, Rules, evaluate
 from ..evaluation.answer import FILLS
+from ..evaluation.bootstrap import LEVEL
 from ..evaluation.protocols import PROTOCOLS
 
 
 EXAMPLE = "spacevllm-cli evaluate stvg --gt annotations.jsonl --pred predictions.jsonl --out scores.json"
+RESAMPLES = 1000
+# Of a group, what is not a figure.
+NOTES = ("error", "nulls", "ci")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,43 +22,116 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", choices=list(PROTOCOLS["native"]), help="rows of other tasks are passed over")
     parser.add_argument("--gt", required=True, metavar="G.jsonl", help="annotation rows")
     parser.add_argument("--pred", required=True, metavar="P.jsonl", help="prediction rows")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="native", help="default: %(default)s")
+    parser.add_argument(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        default="native",
+        help="native (default) for all tasks; stvg as a published script scores it: tubedetr, stcat, cgstvg, tastvg, hcstvg, "
+        "stalign; rec: mdetr, mattnet, qwenvl",
+    )
     parser.add_argument(
         "--fill",
         choices=FILLS,
         default="linear",
         help="frames without a predicted box: interpolate and hold the edges, or count 0 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--gt-end-shift",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stvg: move the end of every true span by N frames; -1 for HC-STVG as stcat, cgstvg, tastvg have it",
+    )
+    parser.add_argument(
+        "--threshold",
+        choices=("ge", "gt"),
+        default="ge",
+        help="vtg: a hit has an IoU at or above the threshold (ge: TALL, Moment-DETR, UniVTG), or above (gt: 2D-TAN, "
+        "LLaVA-ST) (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ci",
+        type=int,
+        nargs="?",
+        const=RESAMPLES,
+        default=0,
+        metavar="N",
+        help=f"add {LEVEL:.0%} bootstrap confidence intervals from N resamples of the items (default: {RESAMPLES})",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--items", metavar="I.jsonl", help="write the scores of every item")
     parser.add_argument("--out", metavar="M.json", help="write the table as JSON")
+    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score, print, write."""
+    _check_usage(args)
+    rules = Rules(gt_end_shift=args.gt_end_shift, strict=args.threshold == "gt")
     predictions = read_rows(args.pred, PredictionRow)
-    result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill)
+    result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill, rules)
     if result.unknown_ids:
         count, first = len(result.unknown_ids), result.unknown_ids[0]
         print(f"warning: {count} predictions belong to no annotation row, for instance {first}", file=sys.stderr)
 
-    report = result.report()
+    report = result.report(args.ci, args.seed)
+    if args.ci:
+        report["ci"] = {"level": LEVEL, "resamples": args.ci, "seed": args.seed}
+
+    for line in [*report.get("warnings", ()), *([report["error"]] if "error" in report else ())]:
+        print(f"warning: {line}", file=sys.stderr)
+
     print(f"{args.task}, protocol {args.protocol}, fill {args.fill} (fractions)\n")
     print(_table(report["groups"]))
+    for name, groups in report.get("breakdown", {}).items():
+        print(f"\nby {name}\n" + _table(groups))
+
     print("\n" + ", ".join(f"{name} {count}" for name, count in report["counts"].items()))
     _write(args, result, report)
 
 
+def _check_usage(args: argparse.Namespace) -> None:
+    if args.task not in PROTOCOLS[args.protocol]:
+        known = ", ".join(name for name, tasks in PROTOCOLS.items() if args.task in tasks)
+        args.usage_error(f"--protocol {args.protocol} does not score {args.task}; choose from {known}")
+
+    if args.gt_end_shift and args.task != "stvg":
+        args.usage_error("--gt-end-shift is for stvg only")
+
+    if args.threshold == "gt" and args.task != "vtg":
+        args.usage_error("--threshold is for vtg only; elsewhere the protocol says")
+
+    if args.ci < 0:
+        args.usage_error("--ci takes a number above 0")
+
+
 def _table(groups: dict[str, dict]) -> str:
-    header = ["group", *next(iter(groups.values()))]
+    header = ["group", *dict.fromkeys(name for figures in groups.values() for name in figures if name not in NOTES)]
     lines = [header]
     for name, figures in groups.items():
-        lines.append([name, *(str(v) if isinstance(v, int) else f"{v:.4f}" for v in figures.values())])
+        lines.append([name, *(_cell(figures.get(column)) for column in header[1:])])
+        for figure, (low, high) in figures.get("ci", {}).items():
+            lines[-1][header.index(figure)] += f" [{low:.4f}, {high:.4f}]"
 
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
+    table = "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))])
         for line in lines
     )
+    reasons = [
+        f"{name}: {reason}"
+        for name, figures in groups.items()
+        for reason in [figures.get("error"), *(f"{k}: {v}" for k, v in figures.get("nulls", {}).items())]
+        if reason
+    ]
+    return "\n".join([table, *reasons])
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "none"
+
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _write(args: argparse.Namespace, result: EvaluationResult, report: dict) -> None:
@@ -64,4 +141,4 @@ def _write(args: argparse.Namespace, result: EvaluationResult, report: dict) -> 
 
     if args.out:
         with open(args.out, "w", encoding="utf-8") as file:
-            file.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+            file.write(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,8 +1,6 @@
-"""What the model is asked, what it answers, and how a span is read back: the only place that phrases them."""
+"""What the model is asked and what it answers: the only place that phrases them."""
 
 import hashlib
-import math
-import re
 
 
 # The first of each list is what `ground` asks, what the synthetic set and the tiny tokenizer know. `interrogative`: the
@@ -52,11 +50,6 @@ ANSWERS = {
     "rec": ("Here it is.", "It is here.", "This is the one.", "Found it.", "It is in this region."),
 }
 
-# The look-behind keeps a match from starting inside a number or after its minus sign.
-_CLOCK = r"(?<![\d.:-])((?:\d+:){0,2}\d+(?:\.\d+)?)"
-_UNIT = r"\s*(?:s|secs?|seconds?)?\s*"
-_SPAN = re.compile(rf"{_CLOCK}{_UNIT}(?:-|–|—|to|until)\s*((?:\d+:){{0,2}}\d+(?:\.\d+)?)", re.IGNORECASE)
-
 
 def instruction(task: str, query: str, key: str | None = None, interrogative: bool = False) -> str:
     """The question for one sentence, without the `<video>` or `<image>` tag.
@@ -84,60 +77,6 @@ def _choose(phrasings: tuple[str, ...], key: str | None, part: str) -> str:
 
     digest = hashlib.blake2b(f"{part}:{key}".encode(), digest_size=8).digest()
     return phrasings[int.from_bytes(digest) % len(phrasings)]
-
-
-def read_span(text: str) -> tuple[float, float] | None:
-    """The first span in an answer: seconds or (hh:)mm:ss, for instance `From 1.0 to 2.5 seconds.` or `0:12 - 0:18`.
-
-    Returns:
-        Start and end in seconds; None if there is no span or it is reversed. Equal ends pass: a span shorter than
-        the answer's rounding is written that way.
-    """
-    match = _SPAN.search(text)
-    if match is None:
-        return None
-
-    start, end = (_seconds(clock) for clock in match.groups())
-    return (start, end) if start <= end < math.inf else None
-
-
-def says_span(text: str, span_seconds: tuple[float, float]) -> bool:
-    """Whether the span that `read_span` finds in an answer is this one, up to the rounding of its last digit."""
-    written = read_span(text)
-    if written is None:
-        return False
-
-    clocks = _SPAN.search(text).groups()
-    return all(
-        abs(there - meant) <= 0.5 * 10.0 ** -_decimals(clock) + 1e-6
-        for clock, there, meant in zip(clocks, written, span_seconds)
-    )
-
-
-def rewrite_span(text: str, span_seconds: tuple[float, float]) -> str | None:
-    """An answer with another span in its place, written with as many digits; None where it is written as mm:ss."""
-    match = _SPAN.search(text)
-    if ":" in match[1] + match[2]:
-        return None
-
-    for group, seconds in ((2, span_seconds[1]), (1, span_seconds[0])):
-        clock = f"{seconds:.{_decimals(match[group])}f}"
-        text = text[: match.start(group)] + clock + text[match.end(group) :]
-
-    return text
-
-
-def _decimals(clock: str) -> int:
-    return len(clock.partition(".")[2])
-
-
-def _seconds(clock: str) -> float:
-    """Seconds of `12.5`, `mm:ss` or `hh:mm:ss`."""
-    seconds = 0.0
-    for part in clock.split(":"):
-        seconds = seconds * 60 + float(part)
-
-    return seconds
 
 
 def time_sentence(duration: float, seconds: list[float]) -> str:

@@ -4,9 +4,11 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from operator import ge
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -78,8 +80,8 @@ class Target(_Model):
         span_seconds: The same in seconds.
         frames: Native frames that carry a box; may be sparse. `[0]` for an image.
         boxes: One xyxy box in pixels of the original frame for each of `frames`.
-        windows_seconds: All spans that answer the sentence, for a vtg row that has several; `span_seconds` is one of
-            them.
+        windows_seconds: All spans that answer the sentence, for a vtg row that has several (QVHighlights), start and end
+            in seconds; `span_seconds` is one of them.
     """
 
     span_frames: tuple[int, int] | None = None
@@ -90,7 +92,11 @@ class Target(_Model):
 
 
 class RowFields(_Model):
-    """The fields of an annotation row, of the right types but not yet checked against each other."""
+    """The fields of an annotation row, of the right types but not yet checked against each other.
+
+    Attributes:
+        tags: Further names to break scores down by, for instance `{"duration": "short", "domain": "Sports"}`.
+    """
 
     id: str
     task: Literal["stvg", "vtg", "rec", "qa"]
@@ -101,6 +107,7 @@ class RowFields(_Model):
     images: list[str] | None = None
     media: Media | None = None
     target: Target | None = None
+    tags: dict[str, str] | None = None
 
 
 class AnnotationRow(RowFields):
@@ -193,7 +200,7 @@ class AnnotationRow(RowFields):
         if not frames or not boxes or len(frames) != len(boxes):
             raise broken("frames", f"{len(frames or [])} frames but {len(boxes or [])} boxes in the target")
 
-        if any(b <= a for a, b in zip(frames, frames[1:])):
+        if any(map(ge, frames, frames[1:])):
             raise broken("frames", "target.frames must increase")
 
         if frames[0] < frame_range[0] or frames[-1] >= frame_range[1]:
@@ -201,17 +208,25 @@ class AnnotationRow(RowFields):
                 "frame-outside", f"box at frame {frames[0]}..{frames[-1]} is outside the frames {list(frame_range)}"
             )
 
-        for frame, (x1, y1, x2, y2) in zip(frames, boxes):
-            if not all(math.isfinite(value) for value in (x1, y1, x2, y2)):
-                raise broken("box-nan", f"box at frame {frame} is not a number")
+        # Half a pixel of slack: annotations are rounded. All boxes at once: test sets have millions.
+        width, height = self.media.width, self.media.height
+        corners = np.array(boxes)
+        finite = np.isfinite(corners).all(axis=1)
+        proper = (corners[:, :2] < corners[:, 2:]).all(axis=1)
+        inside = (corners >= -0.5).all(axis=1) & (corners[:, 2:] <= (width + 0.5, height + 0.5)).all(axis=1)
+        usable = finite & proper & inside
+        if usable.all():
+            return
 
-            if x1 >= x2 or y1 >= y2:
-                raise broken("box-flipped", f"box at frame {frame} is empty or reversed: {[x1, y1, x2, y2]}")
+        first = int(usable.argmin())
+        frame, box = frames[first], list(boxes[first])
+        if not finite[first]:
+            raise broken("box-nan", f"box at frame {frame} is not a number")
 
-            # Half a pixel of slack: annotations are rounded.
-            if x1 < -0.5 or y1 < -0.5 or x2 > self.media.width + 0.5 or y2 > self.media.height + 0.5:
-                size = f"{self.media.width}x{self.media.height}"
-                raise broken("box-outside", f"box at frame {frame} leaves the {size} frame: {[x1, y1, x2, y2]}")
+        if not proper[first]:
+            raise broken("box-flipped", f"box at frame {frame} is empty or reversed: {box}")
+
+        raise broken("box-outside", f"box at frame {frame} leaves the {width}x{height} frame: {box}")
 
 
 class PredictionRow(_Model):
@@ -226,6 +241,7 @@ class PredictionRow(_Model):
         span_frames: The same as a half-open range of native frames.
         frames: Every sampled native frame of the whole clip, not only inside the span; `[0]` for an image.
         boxes: One xyxy pixel box for each of `frames`.
+        windows_seconds: All predicted spans where there are several, best first; `span_seconds` is the first.
     """
 
     model_config = ConfigDict(validate_assignment=True)
@@ -238,6 +254,7 @@ class PredictionRow(_Model):
     span_frames: tuple[int, int] | None = None
     frames: list[int] | None = None
     boxes: list[tuple[float, float, float, float]] | None = None
+    windows_seconds: list[tuple[float, float]] | None = None
 
 
 def parse_row(data: dict[str, Any] | str, model: type[BaseModel] = AnnotationRow, where: str = "row") -> Any:

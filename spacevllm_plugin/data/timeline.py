@@ -90,6 +90,27 @@ def sample_frames(
     return [start + round(i * (length - 1) / (count - 1)) for i in range(count)]
 
 
+def sampled_span(frames: list[int], first: int, last: int, clip: tuple[int, int] | None = None) -> tuple[int, int]:
+    """The native frames that a run of sampled frames stands for: cut midway between the run and its neighbours.
+
+    Never `frames[first] .. frames[last] + 1`, which loses half a sampling step on either side.
+
+    Args:
+        frames: Increasing native frames that were sampled.
+        first: Index of the run's first sampled frame.
+        last: Index of its last (inclusive).
+        clip: Half-open range of native frames; a run that holds the first or the last sampled frame reaches its end.
+            From the first to behind the last sampled frame where None.
+
+    Returns:
+        Half-open range of native frames.
+    """
+    clip_start, clip_end = clip if clip is not None else (frames[0], frames[-1] + 1)
+    start = clip_start if first == 0 else (frames[first - 1] + frames[first] + 1) // 2
+    end = clip_end if last == len(frames) - 1 else (frames[last] + frames[last + 1] + 1) // 2
+    return start, end
+
+
 def group_frames(frames: list[int], size: int) -> list[list[int]]:
     """Frames in groups of `size`, as backbones with temporal patches see them; the last frame is repeated to fill."""
     padded = frames + [frames[-1]] * (-len(frames) % size)

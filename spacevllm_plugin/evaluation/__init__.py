@@ -1,7 +1,8 @@
 """Scores of predicted spans, tubes and boxes. Needs numpy only."""
 
 from .chance import constant_baseline
+from .protocols import Rules
 from .score import EvaluationResult, evaluate
 
 
-__all__ = ["EvaluationResult", "constant_baseline", "evaluate"]
+__all__ = ["EvaluationResult", "Rules", "constant_baseline", "evaluate"]

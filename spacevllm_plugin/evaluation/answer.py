@@ -9,6 +9,7 @@ import numpy as np
 from ..data.schema import AnnotationRow, Media, PredictionRow, RowError
 from ..data.timeline import Timeline
 from ..data.tube import interpolate_boxes
+from .choice import Question, read_choice
 
 
 Outcome = Literal["scored", "missing", "unreadable", "failed"]
@@ -16,6 +17,48 @@ OUTCOMES: tuple[Outcome, ...] = ("scored", "missing", "unreadable", "failed")
 
 Fill = Literal["linear", "none"]
 FILLS: tuple[Fill, ...] = ("linear", "none")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction row in little memory: all of them are held while the annotations are read.
+
+    Attributes:
+        id: As the row's, like all that follows.
+        text: The generated answer.
+        status: `ok`, `unreadable` or `failed`.
+        error: What failed.
+        span_seconds: Predicted span.
+        span_frames: The same as a half-open range of native frames.
+        windows_seconds: All predicted spans, best first.
+        frames: Native frames that carry a box, shape (n,).
+        boxes: xyxy boxes in pixels, shape (m, 4).
+    """
+
+    id: str
+    text: str
+    status: str
+    error: str | None
+    span_seconds: tuple[float, float] | None
+    span_frames: tuple[int, int] | None
+    windows_seconds: list[tuple[float, float]] | None
+    frames: np.ndarray
+    boxes: np.ndarray
+
+    @classmethod
+    def of(cls, row: PredictionRow) -> "Prediction":
+        """Take what scoring needs."""
+        return cls(
+            id=row.id,
+            text=row.text,
+            status=row.status,
+            error=row.error,
+            span_seconds=row.span_seconds,
+            span_frames=row.span_frames,
+            windows_seconds=row.windows_seconds,
+            frames=np.array(row.frames or [], dtype=np.int64),
+            boxes=np.array(row.boxes or [], dtype=np.float64).reshape(-1, 4),
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +78,7 @@ class Answer:
     outcome: Outcome
     error: str | None
     media: Media | None
-    prediction: PredictionRow | None
+    prediction: Prediction | None
     fill: Fill
 
     @property
@@ -55,6 +98,14 @@ class Answer:
         return self._timeline.span_frames((start, end), clip=self.media.frame_range)
 
     @property
+    def windows_seconds(self) -> list[tuple[float, float]]:
+        """Spans in seconds, best first; the one span where the prediction ranks none; empty unless scored."""
+        if self.outcome != "scored":
+            return []
+
+        return self.prediction.windows_seconds or [self.span_seconds]
+
+    @property
     def span_seconds(self) -> tuple[float, float]:
         """Seconds, as predicted or from the frames; (0, 0) unless scored."""
         if self.outcome != "scored":
@@ -68,6 +119,13 @@ class Answer:
 
         return self._timeline.span_seconds(self.prediction.span_frames)
 
+    def has_box_at(self, wanted: np.ndarray) -> np.ndarray:
+        """Whether there is a predicted box at each of the native frames, usable or not; bool of shape (n,)."""
+        if self.outcome in ("missing", "failed") or not len(self.prediction.boxes):
+            return np.zeros(len(wanted), dtype=bool)
+
+        return np.full(len(wanted), True) if self.fill == "linear" else np.isin(wanted, self.prediction.frames)
+
     def boxes_at(self, wanted: np.ndarray) -> np.ndarray:
         """Predicted boxes at native frames.
 
@@ -80,10 +138,10 @@ class Answer:
             xyxy boxes in pixels, shape (n, 4); NaN where there is none.
         """
         boxes = np.full((len(wanted), 4), np.nan)
-        if self.outcome in ("missing", "failed") or not self.prediction.boxes:
+        if self.outcome in ("missing", "failed") or not len(self.prediction.boxes):
             return boxes
 
-        frames, given = np.asarray(self.prediction.frames), np.asarray(self.prediction.boxes)
+        frames, given = self.prediction.frames, self.prediction.boxes
         if self.fill == "linear":
             return interpolate_boxes(frames, given, wanted)
 
@@ -97,7 +155,7 @@ class Answer:
         return Timeline(self.media.num_frames, self.media.fps)
 
 
-def read_answer(row: AnnotationRow, prediction: PredictionRow | None, fill: Fill) -> Answer:
+def read_answer(row: AnnotationRow, prediction: Prediction | None, fill: Fill) -> Answer:
     """Look at a prediction as the answer to an annotation row.
 
     Raises:
@@ -112,7 +170,9 @@ def read_answer(row: AnnotationRow, prediction: PredictionRow | None, fill: Fill
         return Answer("failed", prediction.error or "failed", row.media, prediction, fill)
 
     if row.task == "rec":
-        answered = bool(prediction.boxes)
+        answered = len(prediction.boxes) > 0
+    elif row.task == "qa":
+        answered = read_choice(prediction.text, Question.of(row)) is not None
     else:
         answered = prediction.span_frames is not None or prediction.span_seconds is not None
 
@@ -122,12 +182,12 @@ def read_answer(row: AnnotationRow, prediction: PredictionRow | None, fill: Fill
     return Answer("scored", None, row.media, prediction, fill)
 
 
-def _check_boxes(row: AnnotationRow, prediction: PredictionRow) -> None:
-    frames, boxes = prediction.frames or [], prediction.boxes or []
+def _check_boxes(row: AnnotationRow, prediction: Prediction) -> None:
+    frames, boxes = prediction.frames, prediction.boxes
     if len(frames) != len(boxes):
         raise RowError(f"prediction {row.id}: {len(frames)} frames but {len(boxes)} boxes")
 
-    if any(b <= a for a, b in zip(frames, frames[1:])):
+    if (frames[1:] <= frames[:-1]).any():
         raise RowError(f"prediction {row.id}: frames must increase")
 
     if row.task == "rec" and len(boxes) > 1:

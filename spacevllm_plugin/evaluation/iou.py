@@ -22,6 +22,23 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(inter, union, out=np.zeros(inter.shape), where=union > 0)
 
 
+def raw_box_iou(a: np.ndarray, b: np.ndarray, nothing: float = np.nan) -> np.ndarray:
+    """IoU of boxes as the published scripts compute it: areas are not held at 0, so a flipped box counts negative.
+
+    Args:
+        a: xyxy boxes of shape (..., 4), in any one unit.
+        b: The same, of a shape that broadcasts with `a`.
+        nothing: The value of 0/0: two empty boxes, or a flipped one and another of the same size.
+
+    Returns:
+        IoU; NaN wherever a coordinate is NaN.
+    """
+    inter = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0).prod(axis=-1)
+    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - inter
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where((inter == 0) & (union == 0), nothing, inter / union)
+
+
 def _area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(axis=-1)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from ..data.answers import read_span, read_spans
 from ..data.plan import VideoPlan
 from ..data.prompters.base import ImagePlan, Prompter
-from ..data.prompts import read_span
 from ..data.schema import Media, PredictionRow
 from ..data.targets import pixel_box
 from ..modeling.configuration import STAQ_TOKEN
@@ -101,11 +101,14 @@ def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) 
         prediction.frames = [0]
     else:
         plan = item.videos[0]
-        prediction.span_seconds = read_span(text)
+        prediction.span_seconds = read_span(text, plan)
         if prediction.span_seconds is None:
             prediction.status = "unreadable"
         else:
             prediction.span_frames = plan.timeline.span_frames(prediction.span_seconds, plan.clip)
+            spans = read_spans(text, plan)
+            if item.task == "vtg" and len(spans) > 1:
+                prediction.windows_seconds = spans
 
         if item.task == "stvg":
             prediction.frames = list(plan.frames)

@@ -6,8 +6,8 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..data.answers import read_span
 from ..data.plan import VideoPlan
-from ..data.prompts import read_span
 from ..data.schema import MEDIA_TAG
 from ..data.targets import pixel_box
 from .template import is_ours
@@ -43,10 +43,10 @@ class TubeReply:
             return ""
 
         boxes = iter(self.sink[0].tolist())
-        span = read_span(text)
         tubes = []
         for plan in self.plans:
             if isinstance(plan, VideoPlan):
+                span = read_span(text, plan)
                 tube = {
                     "kind": "video",
                     "span_seconds": span,

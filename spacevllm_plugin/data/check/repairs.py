@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..prompts import rewrite_span, says_span
+from ..answers import rewrite_span, says_span
 from ..schema import RowFields
 from ..tube import interpolate_boxes
 from .media import Facts

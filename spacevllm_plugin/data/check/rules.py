@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..prompts import read_span, says_span
+from ..answers import read_span, says_span
 from ..schema import AnnotationRow, Media, RowError, RowFields, parse_row, split_turns
 from ..timeline import Timeline
 from .media import Facts

@@ -1,0 +1,39 @@
+"""The true tube of a row, as a scorer sees it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.schema import AnnotationRow
+from ..data.tube import interpolate_boxes
+
+
+@dataclass(frozen=True)
+class TrueTube:
+    """Where and when the thing is.
+
+    Attributes:
+        start: First native frame of the span.
+        end: The frame behind its last; not above `start` where a shift has left nothing.
+        clip: Half-open range of native frames that is looked at.
+    """
+
+    start: int
+    end: int
+    clip: tuple[int, int]
+    row: AnnotationRow
+
+    @classmethod
+    def of(cls, row: AnnotationRow, end_shift: int = 0) -> "TrueTube":
+        """The row's tube, its end moved by some frames."""
+        start, end = row.target.span_frames
+        return cls(start, end + end_shift, row.media.frame_range, row)
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Every native frame of the span, increasing."""
+        return np.arange(self.start, self.end)
+
+    def boxes_at(self, frames: np.ndarray) -> np.ndarray:
+        """True boxes at native frames, xyxy pixels, shape (n, 4): interpolated, the first and the last one held."""
+        return interpolate_boxes(self.row.target.frames, self.row.target.boxes, frames)
