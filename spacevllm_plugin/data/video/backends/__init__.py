@@ -1,0 +1,69 @@
+"""The decoders that can stand behind the reader, and which of them is used.
+
+A backend is a module with `decode(path, index, wanted, threads)`: native frames (increasing) to upright RGB pictures. It
+raises `MediaError` for frames that it cannot decode, and `Unfit` for a file whose frames it numbers or times otherwise
+than the index, or which it cannot open: PyAV reads that one, so that a frame's number always means the same picture.
+"""
+
+import os
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from PIL import Image
+
+from ..index import Index
+from .threads import decode_threads
+from .unfit import Unfit
+
+
+VARIABLE = "SPACEVLLM_VIDEO_BACKEND"
+# In the order of benchmarks/reader.py, the fastest first: the first that can be imported is used.
+BACKENDS = ("pyav", "torchcodec", "decord")
+
+
+class BackendError(ValueError):
+    """The environment asks for a backend that cannot be used; the message is one line."""
+
+
+def decode(path: str, index: Index, wanted: list[int]) -> dict[int, Image.Image]:
+    """Decode native frames (increasing) of a file with the backend that the environment, or else the order, names.
+
+    Raises:
+        MediaError: The file cannot be opened, or one of the frames cannot be decoded.
+        BackendError: `SPACEVLLM_VIDEO_BACKEND` names none that can be used.
+    """
+    if not wanted:
+        return {}
+
+    backend, threads = choose(os.environ.get(VARIABLE, "")), decode_threads()
+    try:
+        return backend.decode(path, index, wanted, threads)
+    except Unfit:
+        return _load("pyav").decode(path, index, wanted, threads)
+
+
+@cache
+def choose(name: str) -> ModuleType:
+    """The backend of a name; without a name, the first of the order that can be imported.
+
+    Raises:
+        BackendError: No such name, or not installed.
+    """
+    if name and name not in BACKENDS:
+        raise BackendError(f"{VARIABLE}={name}: no such video backend; there are: {', '.join(BACKENDS)}")
+
+    failures = []
+    for candidate in (name,) if name else BACKENDS:
+        try:
+            return _load(candidate)
+        # Libraries that miss a shared library of FFmpeg's raise RuntimeError or OSError.
+        except (ImportError, OSError, RuntimeError) as err:
+            failures.append(f"{candidate} cannot be loaded ({str(err).strip().splitlines()[0]})")
+
+    asked = f"{VARIABLE}={name}: " if name else ""
+    raise BackendError(asked + "; ".join(failures))
+
+
+def _load(name: str) -> ModuleType:
+    return import_module(f".{name}", __name__)
