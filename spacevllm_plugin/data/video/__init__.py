@@ -2,8 +2,18 @@
 
 from .backends import BackendError
 from .images import frame_files
-from .reader import probe, read
+from .reader import content_key, probe, read
 from .source import Frames, MediaError, VideoInfo, VideoRef
 
 
-__all__ = ["BackendError", "Frames", "MediaError", "VideoInfo", "VideoRef", "frame_files", "probe", "read"]
+__all__ = [
+    "BackendError",
+    "Frames",
+    "MediaError",
+    "VideoInfo",
+    "VideoRef",
+    "content_key",
+    "frame_files",
+    "probe",
+    "read",
+]

@@ -1,11 +1,12 @@
 """The reader: what a video holds (`probe`), and the pictures of chosen native frames (`read`)."""
 
+import os
 from collections.abc import Sequence
 
 from ..timeline import Timeline
 from .backends import decode
 from .images import frame_files, probe_images, read_image
-from .index import index_of
+from .index import identity, index_of
 from .source import Frames, MediaError, VideoInfo, VideoRef
 
 
@@ -17,6 +18,17 @@ def probe(ref: VideoRef) -> VideoInfo:
     """
     files = frame_files(ref)
     return index_of(ref.path).info if files is None else probe_images(files, ref.fps)
+
+
+def content_key(ref: VideoRef, frames: Sequence[int]) -> tuple:
+    """What tells chosen frames from any others, and from themselves after their files were changed; decodes nothing.
+
+    Raises:
+        MediaError: A file is missing or empty.
+    """
+    files = frame_files(ref)
+    names = [ref.path] if files is None else [files[frame] for frame in frames]
+    return tuple((os.path.abspath(path), *rest) for path, *rest in map(identity, names)), tuple(frames)
 
 
 def read(ref: VideoRef, frames: Sequence[int]) -> Frames:

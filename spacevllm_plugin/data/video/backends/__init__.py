@@ -13,17 +13,13 @@ from types import ModuleType
 from PIL import Image
 
 from ..index import Index
+from .errors import BackendError, Unfit
 from .threads import decode_threads
-from .unfit import Unfit
 
 
 VARIABLE = "SPACEVLLM_VIDEO_BACKEND"
 # In the order of benchmarks/reader.py, the fastest first: the first that can be imported is used.
 BACKENDS = ("pyav", "torchcodec", "decord")
-
-
-class BackendError(ValueError):
-    """The environment asks for a backend that cannot be used; the message is one line."""
 
 
 def decode(path: str, index: Index, wanted: list[int]) -> dict[int, Image.Image]:

@@ -4,7 +4,7 @@ from decord import DECORDError, VideoReader
 from PIL import Image
 
 from ..index import Index
-from .unfit import Unfit, places
+from .errors import Unfit, places
 
 
 # decord hands out a copy of a neighbour for a frame that it cannot decode, unless no frame may be lost.

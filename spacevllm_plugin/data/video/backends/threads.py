@@ -3,6 +3,8 @@
 import os
 import sys
 
+from .errors import BackendError
+
 
 VARIABLE = "SPACEVLLM_VIDEO_THREADS"
 # More than two gain little on top of dataloader workers, and each holds frames in memory.
@@ -13,10 +15,13 @@ def decode_threads() -> int:
     """Threads for one decoder: what the environment says, or this worker's share of the processors, at most `MOST`.
 
     Codecs take a thread per processor if not told otherwise, in each dataloader worker of each rank.
+
+    Raises:
+        BackendError: `SPACEVLLM_VIDEO_THREADS` is not a positive number.
     """
     if given := os.environ.get(VARIABLE):
         if not given.isdecimal() or int(given) < 1:
-            raise ValueError(f"{VARIABLE}={given}: not a number of threads")
+            raise BackendError(f"{VARIABLE}={given}: not a number of threads")
 
         return int(given)
 

@@ -5,7 +5,7 @@ from PIL import Image
 from torchcodec.decoders import VideoDecoder
 
 from ..index import Index
-from .unfit import Unfit, check_times
+from .errors import Unfit, check_times
 
 
 def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int, Image.Image]:

@@ -1,8 +1,12 @@
-"""How a backend hands a file back, and how its numbering is held against the index."""
+"""What goes wrong with backends, and how their numbering is held against the index."""
 
 import numpy as np
 
 from ..index import JITTER, Index
+
+
+class BackendError(ValueError):
+    """The environment asks for a backend or for threads that cannot be had; the message is one line."""
 
 
 class Unfit(Exception):
