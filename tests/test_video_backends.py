@@ -178,7 +178,7 @@ class Counted:
 
 def test_no_group_is_decoded_twice_and_none_without_a_wanted_frame(tmp_path, monkeypatch):
     """Groups of 12 without B-frames: frame 30 needs the packets 24..30 and no other, 150 and 155 need 144..155."""
-    ref = write(tmp_path / "long.mp4", count=240, g=12, bf=0, container={"movflags": "faststart"})
+    ref = write(tmp_path / "long.mp4", count=240, g=12, bf=0, sc_threshold=0, container={"movflags": "faststart"})
     probe(ref)
     monkeypatch.setenv("SPACEVLLM_VIDEO_BACKEND", "pyav")
     counted = Counted(monkeypatch)

@@ -16,6 +16,7 @@ from itertools import dropwhile
 import av
 import numpy as np
 from av.stream import Disposition
+from av.video.reformatter import Colorspace
 
 from ..timeline import Timeline
 from .source import MediaError, VideoInfo, one_line
@@ -23,6 +24,8 @@ from .source import MediaError, VideoInfo, one_line
 
 # How far a timestamp may lie from a constant rate's, as a part of a frame: containers round to their ticks.
 JITTER = 0.25
+# FFmpeg's number for it; PyAV has no name.
+COLORSPACE_UNSPECIFIED = 2
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,14 @@ class Index:
         info: What `probe` answers.
         start: Timestamp of frame 0.
         tick: Seconds per tick.
+        untagged: The file names no colour matrix, or the one that decoders assume then (BT.601). PyAV and so
+            LLaMA-Factory convert with it in any case, others with the file's.
     """
 
     info: VideoInfo
     start: int
     tick: Fraction
+    untagged: bool
 
     def pts(self, frame: int) -> int:
         """Timestamp of a native frame; where the rate is constant, a part of a frame off at most."""
@@ -134,7 +140,8 @@ def _index(path: str, mtime_ns: int, size: int) -> Index:
 
         sideways = first.rotation % 180 == 90
         width, height = (first.height, first.width) if sideways else (first.width, first.height)
-        return Index(VideoInfo(width, height, timeline), first.pts, tick)
+        untagged = first.colorspace in (COLORSPACE_UNSPECIFIED, Colorspace.ITU601, Colorspace.SMPTE170M)
+        return Index(VideoInfo(width, height, timeline), first.pts, tick, untagged)
 
 
 def _timeline(seconds: np.ndarray, rate: Fraction | None) -> Timeline:

@@ -1,11 +1,12 @@
 """The decoders that can stand behind the reader, and which of them is used.
 
 A backend is a module with `decode(path, index, wanted, threads)`: native frames (increasing) to upright RGB pictures. It
-raises `MediaError` for frames that it cannot decode, and `Unfit` for a file whose frames it numbers or times otherwise
-than the index, or which it cannot open: PyAV reads that one, so that a frame's number always means the same picture.
+raises `Unfit` for a file that it cannot read, or whose frames it numbers or times otherwise than the index. PyAV reads
+that one, and every file with a colour matrix of its own, so that a frame's number always means the same pixels.
 """
 
 import os
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -33,10 +34,11 @@ def decode(path: str, index: Index, wanted: list[int]) -> dict[int, Image.Image]
         return {}
 
     backend, threads = choose(os.environ.get(VARIABLE, "")), decode_threads()
-    try:
-        return backend.decode(path, index, wanted, threads)
-    except Unfit:
-        return _load("pyav").decode(path, index, wanted, threads)
+    if index.untagged:
+        with suppress(Unfit):
+            return backend.decode(path, index, wanted, threads)
+
+    return _load("pyav").decode(path, index, wanted, threads)
 
 
 @cache
