@@ -36,14 +36,15 @@ class Index:
         info: What `probe` answers.
         start: Timestamp of frame 0.
         tick: Seconds per tick.
-        untagged: The file names no colour matrix, or the one that decoders assume then (BT.601). PyAV and so
-            LLaMA-Factory convert with it in any case, others with the file's.
+        portable: Every decoder numbers and colours the frames alike. Not so where the container has no presentation
+            times, or the file names another colour matrix than BT.601: PyAV and so LLaMA-Factory convert with that one
+            in any case, others with the file's.
     """
 
     info: VideoInfo
     start: int
     tick: Fraction
-    untagged: bool
+    portable: bool
 
     def pts(self, frame: int) -> int:
         """Timestamp of a native frame; where the rate is constant, a part of a frame off at most."""
@@ -140,8 +141,9 @@ def _index(path: str, mtime_ns: int, size: int) -> Index:
 
         sideways = first.rotation % 180 == 90
         width, height = (first.height, first.width) if sideways else (first.width, first.height)
-        untagged = first.colorspace in (COLORSPACE_UNSPECIFIED, Colorspace.ITU601, Colorspace.SMPTE170M)
-        return Index(VideoInfo(width, height, timeline), first.pts, tick, untagged)
+        portable = first.colorspace in (COLORSPACE_UNSPECIFIED, Colorspace.ITU601, Colorspace.SMPTE170M)
+        portable = portable and container.format.name not in ("avi", "mpeg")
+        return Index(VideoInfo(width, height, timeline), first.pts, tick, portable)
 
 
 def _timeline(seconds: np.ndarray, rate: Fraction | None) -> Timeline:

@@ -2,7 +2,7 @@
 
 A backend is a module with `decode(path, index, wanted, threads)`: native frames (increasing) to upright RGB pictures. It
 raises `Unfit` for a file that it cannot read, or whose frames it numbers or times otherwise than the index. PyAV reads
-that one, and every file with a colour matrix of its own, so that a frame's number always means the same pixels.
+that one, and every file that is not `Index.portable`, so that a frame's number always means the same pixels.
 """
 
 import os
@@ -34,7 +34,7 @@ def decode(path: str, index: Index, wanted: list[int]) -> dict[int, Image.Image]
         return {}
 
     backend, threads = choose(os.environ.get(VARIABLE, "")), decode_threads()
-    if index.untagged:
+    if index.portable:
         with suppress(Unfit):
             return backend.decode(path, index, wanted, threads)
 
