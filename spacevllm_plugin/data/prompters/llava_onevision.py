@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from transformers.image_utils import SizeDict
 
 from ...modeling.configuration import STAQ_TOKEN
 from ..plan import VideoPlan
@@ -50,12 +49,12 @@ class LlavaOnevisionPrompter(Prompter):
     def resizing(self, plan: VideoPlan | ImagePlan) -> tuple:
         """See `Prompter`."""
         own = self.processor.video_processor
-        return tuple(sorted(dict(own.size).items())), int(own.resample)
+        return str(own.size), int(own.resample)
 
     def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """See `Prompter`."""
         own = self.processor.video_processor
-        return own.resize(stack_frames(pictures), size=SizeDict(**own.size), resample=own.resample)
+        return own.resize(stack_frames(pictures), size=own.size, resample=own.resample)
 
     def tensors(
         self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
