@@ -80,6 +80,7 @@ setup(
         "deepspeed": ["deepspeed>=0.10.0,<=0.18.4"],
         "flash-attn": ["flash-attn"],
         "decord": ["decord"],
+        "torchcodec": ["torchcodec"],
         "liger": ["liger-kernel>=0.5.5"],
         "qlora": ["bitsandbytes>=0.43.0"],
         "dev": ["hypothesis", "pytest", "ruff", "scikit-video"],

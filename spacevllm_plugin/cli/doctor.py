@@ -21,7 +21,7 @@ PACKAGES = (
     "accelerate",
     "av",
 )
-EXTRAS = ("deepspeed", "flash-attn", "decord", "liger-kernel", "bitsandbytes")
+EXTRAS = ("deepspeed", "flash-attn", "decord", "torchcodec", "liger-kernel", "bitsandbytes")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -56,12 +56,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
     from ..data.schema import RowError
-    from ..data.video import MediaError
+    from ..data.video import BackendError, MediaError
 
     args = build_parser(argv[0]).parse_args(argv[1:])
     try:
         args.run(args)
-    except (CommandError, RowError, MediaError, FileNotFoundError) as err:
+    except (CommandError, RowError, MediaError, BackendError, FileNotFoundError) as err:
         print(f"spacevllm-cli {argv[0]}: {err}", file=sys.stderr)
         return 1
 

@@ -24,6 +24,19 @@ class TrainingOptions:
             )
         },
     )
+    frame_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Folder on a local disk for the sampled frames of videos after resizing, so that each video is decoded "
+                "once for all epochs, rows and runs that see the same frames of it; none if not given."
+            )
+        },
+    )
+    frame_cache_gb: float = field(
+        default=20.0,
+        metadata={"help": "Most gigabytes in `frame_cache_dir`; what was unused for the longest time goes first."},
+    )
     grounding_metrics: bool = field(
         default=True,
         metadata={"help": "With `do_eval`: ground the evaluation rows too and log m_tIoU, m_vIoU and the like."},

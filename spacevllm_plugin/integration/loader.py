@@ -4,6 +4,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..data.frame_cache import FrameCache
 from ..data.plan import Preprocessing
 from ..modeling.configuration import STAQ_TOKEN, UPGRADES, GroundingOptions, SpaceVLLMConfigMixin, upgrade_config
 from ..modeling.modeling import HEAD_MODULES
@@ -76,6 +77,11 @@ def install(module: ModuleType) -> None:
 
         processor.spacevllm_grounding = GroundingOptions.of(model_args)
         processor.spacevllm_bad_media = model_args.bad_media
+        processor.spacevllm_frame_cache = (
+            FrameCache.create(model_args.frame_cache_dir, model_args.frame_cache_gb)
+            if model_args.frame_cache_dir
+            else None
+        )
         processor.spacevllm_training = training_options(model_args)
 
     @wraps(load_config)

@@ -31,7 +31,12 @@ def install(module: ModuleType) -> None:
                     f"{'no processor' if processor is None else 'a ' + found}: template and model do not match."
                 )
 
-            return PROMPTERS[self.backbone](processor, Preprocessing.of(processor), processor.spacevllm_grounding)
+            return PROMPTERS[self.backbone](
+                processor,
+                Preprocessing.of(processor),
+                processor.spacevllm_grounding,
+                processor.spacevllm_frame_cache,
+            )
 
         def process_messages(self, messages, images, videos, audios, processor):
             self._validate_input(processor, images, videos, audios)

@@ -7,6 +7,7 @@ processor. What it writes into the prompt and what it hands to the model come fr
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from PIL import Image
 
 from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
+from ..frame_cache import FrameCache
 from ..plan import Preprocessing, VideoPlan, image_size, open_image, plan_video
 from ..schema import MEDIA_TAG
-from ..video import MediaError, read
+from ..video import MediaError, content_key, read
 
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -42,7 +44,7 @@ class ImagePlan:
     height: int
 
 
-def stack_frames(frames: list[Image.Image]) -> torch.Tensor:
+def stack_frames(frames: Sequence[Image.Image]) -> torch.Tensor:
     """RGB pictures of one size as (n, 3, height, width), uint8."""
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(0, 3, 1, 2)
 
@@ -54,15 +56,19 @@ class Prompter(ABC):
         processor: The backbone's own processor (transformers).
         options: Pixel and frame limits.
         grounding: Sampling and prompt options.
+        cache: Keeps the resized frames of videos, if given.
     """
 
     image_token: str
     video_token: str
 
-    def __init__(self, processor: Any, options: Preprocessing, grounding: GroundingOptions) -> None:
+    def __init__(
+        self, processor: Any, options: Preprocessing, grounding: GroundingOptions, cache: FrameCache | None = None
+    ) -> None:
         self.processor = processor
         self.options = options
         self.grounding = grounding
+        self.cache = cache
 
     @property
     def temporal_patch_size(self) -> int:
@@ -86,10 +92,18 @@ class Prompter(ABC):
         return ""
 
     @abstractmethod
+    def resizing(self, plan: VideoPlan | ImagePlan) -> tuple:
+        """Whatever `resize` makes its pixels from besides the pictures; equal where these would come out equal."""
+
+    @abstractmethod
+    def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB pictures in the size that `tensors` takes: (n, 3, height, width), uint8."""
+
+    @abstractmethod
     def tensors(
-        self, plans: list[VideoPlan | ImagePlan], pictures: list[list[Image.Image]], grids: list[Grid]
+        self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
     ) -> dict[str, torch.Tensor]:
-        """The backbone's inputs for all media of a batch, in order of appearance; one list of pictures for each."""
+        """The backbone's inputs for all media of a batch, in order of appearance; what `resize` gave for each."""
 
     # What follows is the same for all.
 
@@ -147,11 +161,25 @@ class Prompter(ABC):
             appearance += row_plans
             lines += row_lines
 
-        pictures = [self._read(plan) for plan in appearance]
+        pictures = [self._pictures(plan) for plan in appearance]
         grids = [self.grid(plan) for plan in appearance]
         return {**self.tensors(appearance, pictures, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
 
-    def _read(self, plan: VideoPlan | ImagePlan) -> list[Image.Image]:
+    def _pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
+        """A medium's pictures, resized: from the cache if it has them."""
+        if self.cache is None or not isinstance(plan, VideoPlan):
+            return self.resize(plan, self._read(plan))
+
+        wanted = [frame for group in plan.groups for frame in group]
+        entry = self.cache.path(content_key(plan.ref, wanted), type(self).__name__, self.resizing(plan))
+        frames = self.cache.get(entry)
+        if frames is None:
+            frames = self.resize(plan, self._read(plan)).numpy()
+            self.cache.put(entry, frames)
+
+        return torch.from_numpy(frames)
+
+    def _read(self, plan: VideoPlan | ImagePlan) -> Sequence[Image.Image]:
         if isinstance(plan, VideoPlan):
             return read(plan.ref, [frame for group in plan.groups for frame in group])
 

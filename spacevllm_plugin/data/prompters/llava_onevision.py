@@ -1,6 +1,7 @@
 """LLaVA-OneVision / LLaVA-Video: square pictures, pooled frames, LLaVA-Video's own sentence of frame times."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -45,12 +46,24 @@ class LlavaOnevisionPrompter(Prompter):
         """See `Prompter`."""
         return f"\n{time_sentence(plan.duration, plan.seconds)}\n"
 
+    def resizing(self, plan: VideoPlan | ImagePlan) -> tuple:
+        """See `Prompter`."""
+        own = self.processor.video_processor
+        return str(own.size), int(own.resample)
+
+    def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """See `Prompter`."""
+        own = self.processor.video_processor
+        return own.resize(stack_frames(pictures), size=own.size, resample=own.resample)
+
     def tensors(
-        self, plans: list[VideoPlan | ImagePlan], pictures: list[list[Image.Image]], grids: list[Grid]
+        self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
     ) -> dict[str, torch.Tensor]:
         """See `Prompter`. Images are treated as frames: one whole tile, no high-resolution crops."""
         processed = [
-            self.processor.video_processor(videos=[stack_frames(frames)], do_sample_frames=False, return_tensors="pt")
+            self.processor.video_processor(
+                videos=[frames], do_resize=False, do_sample_frames=False, return_tensors="pt"
+            )
             for frames in pictures
         ]
         return {"pixel_values": torch.cat([one["pixel_values_videos"][0] for one in processed])}

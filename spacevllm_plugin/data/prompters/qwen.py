@@ -1,5 +1,7 @@
 """What the Qwen-VL prompters share."""
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -47,16 +49,23 @@ class QwenPrompter(Prompter):
         """See `Prompter`."""
         return f"{self.vision_start}{self.image_token * (grid.rows * grid.columns)}{self.vision_end}{STAQ_TOKEN}"
 
+    def resizing(self, plan: VideoPlan | ImagePlan) -> tuple:
+        """See `Prompter`."""
+        return self.size(plan)
+
+    def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """See `Prompter`."""
+        size = self.size(plan)
+        return stack_frames([one if one.size == size else one.resize(size, Image.BICUBIC) for one in pictures])
+
     def tensors(
-        self, plans: list[VideoPlan | ImagePlan], pictures: list[list[Image.Image]], grids: list[Grid]
+        self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
     ) -> dict[str, torch.Tensor]:
         """See `Prompter`."""
         images, videos = [], []
         for plan, frames in zip(plans, pictures):
-            size = self.size(plan)
-            frames = [frame if frame.size == size else frame.resize(size, Image.BICUBIC) for frame in frames]
             if isinstance(plan, VideoPlan):
-                videos.append(stack_frames(frames))
+                videos.append(frames)
             else:
                 images += frames
 

@@ -1,0 +1,65 @@
+"""Videos given as pictures: a list of frame images, or a folder of them."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+from ..timeline import Timeline
+from .source import MediaError, VideoInfo, VideoRef, one_line
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def frame_files(ref: VideoRef) -> list[str] | None:
+    """The images of a frame list or folder; None for a video file."""
+    if ref.frames is not None:
+        files, name = list(ref.frames), "frame list"
+    elif ref.path is None:
+        raise MediaError("a video needs a path or frames")
+    elif os.path.isdir(ref.path):
+        files, name = [file for file in os.listdir(ref.path) if file.lower().endswith(IMAGE_SUFFIXES)], ref.path
+        # Digits compare by value, or unpadded names would put frame 10 before frame 2.
+        files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", file)])
+        files = [os.path.join(ref.path, file) for file in files]
+    else:
+        return None
+
+    if not files:
+        raise MediaError(f"{name}: no frame images")
+
+    return files
+
+
+def probe_images(files: list[str], fps: float | None) -> VideoInfo:
+    """Size of the first image (from its header), and a clock that ticks `fps` times a second."""
+    if not fps or fps <= 0:
+        raise MediaError(f"{files[0]}: a video given as frame images needs its fps")
+
+    missing = next((file for file in files if not os.path.isfile(file)), None)
+    if missing is not None:
+        raise MediaError(f"{missing}: no such frame image")
+
+    with _image(files[0]) as image:
+        return VideoInfo(image.width, image.height, Timeline(len(files), fps))
+
+
+def read_image(file: str) -> Image.Image:
+    """An RGB picture; raises `MediaError`."""
+    with _image(file) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def _image(file: str) -> Iterator[Image.Image]:
+    """An opened frame image, of which only the header has been read."""
+    try:
+        with Image.open(file) as image:
+            yield image
+    except FileNotFoundError:
+        raise MediaError(f"{file}: no such frame image") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+        raise MediaError(f"{file}: not a readable image ({one_line(err)})") from None

@@ -1,0 +1,157 @@
+"""What is known of a video file without decoding it: size, clock, and which timestamp each native frame has.
+
+PyAV finds it out for every backend, so that a native frame's number means the same picture whichever one decodes it.
+Times are in ticks of the stream's time base unless called seconds.
+"""
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import dropwhile
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import Colorspace
+
+from ..timeline import Timeline
+from .source import MediaError, VideoInfo, one_line
+
+
+# How far a timestamp may lie from a constant rate's, as a part of a frame: containers round to their ticks.
+JITTER = 0.25
+# FFmpeg's number for it; PyAV has no name.
+COLORSPACE_UNSPECIFIED = 2
+
+
+@dataclass(frozen=True)
+class Index:
+    """A file's facts, and how frame numbers and timestamps belong together.
+
+    Attributes:
+        info: What `probe` answers.
+        start: Timestamp of frame 0.
+        tick: Seconds per tick.
+        portable: Every decoder numbers and colours the frames alike. Not so where the container has no presentation
+            times, or the file names another colour matrix than BT.601: PyAV and so LLaMA-Factory convert with that one
+            in any case, others with the file's.
+    """
+
+    info: VideoInfo
+    start: int
+    tick: Fraction
+    portable: bool
+
+    def pts(self, frame: int) -> int:
+        """Timestamp of a native frame; where the rate is constant, a part of a frame off at most."""
+        return self.start + round(self.info.timeline.seconds(frame) / float(self.tick))
+
+    def frame(self, pts: int) -> int:
+        """The native frame with a timestamp; negative for one that is decoded but not shown."""
+        seconds, timeline = (pts - self.start) * float(self.tick), self.info.timeline
+        if timeline.timestamps is None:
+            return round(seconds * timeline.fps)
+
+        frame = bisect_left(timeline.timestamps, seconds)
+        return frame if seconds in timeline.timestamps[frame : frame + 1] else -1
+
+    def file_seconds(self, frames: list[int]) -> np.ndarray:
+        """When native frames start by the file's own clock, which need not start at 0; see `pts` for how near."""
+        return np.array([self.pts(frame) * float(self.tick) for frame in frames])
+
+
+def identity(path: str) -> tuple[str, int, int]:
+    """What tells one content of a file from another, at the price of a `stat`: path, time of change (ns), bytes."""
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError) as err:
+        raise MediaError(f"{path}: {one_line(err)}") from None
+
+    if stat.st_size == 0:
+        raise MediaError(f"{path}: the file is empty")
+
+    return path, stat.st_mtime_ns, stat.st_size
+
+
+def index_of(path: str) -> Index:
+    """The index of a video file as it is now; raises `MediaError`."""
+    return _index(*identity(path))
+
+
+@contextmanager
+def open_video(path: str, threads: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A video file and its stream, closed afterwards; the libraries' errors become `MediaError`."""
+    try:
+        with av.open(path, metadata_errors="ignore") as container:
+            stream = container.streams.best("video")
+            if stream is None or Disposition.attached_pic in stream.disposition:
+                raise MediaError(f"{path}: no video stream")
+
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = threads
+            yield container, stream
+    except av.FFmpegError as err:
+        raise MediaError(f"{path}: not a readable video ({one_line(err)})") from None
+
+
+def packets_from_keyframe(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets from here on, without those before the first keyframe: they cannot be decoded."""
+    return dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
+
+
+@lru_cache(maxsize=16384)
+def _index(path: str, mtime_ns: int, size: int) -> Index:
+    """Index a file; cached, as tokenising and collating ask for the same one (the last two arguments only key it).
+
+    The first frame is decoded, because PyAV tells the rotation flag of frames only. The other packets are listed, not
+    decoded, and only where the header does not vouch for a constant rate and the number of frames.
+    """
+    with open_video(path, threads=1) as (container, stream):
+        rate, tick = stream.average_rate, stream.time_base
+        # An edit list that hides frames makes the duration disagree with the number of frames.
+        regular = rate and rate == stream.base_rate and stream.frames and stream.duration
+        regular = regular and abs(stream.duration * tick * rate - stream.frames) < 0.5
+        first, times = None, []
+        for packet in packets_from_keyframe(container, stream):
+            if packet.pts is not None and not packet.is_discard:
+                times.append(packet.pts)
+
+            if first is None:
+                first = next(iter(packet.decode()), None)
+
+            if first is not None and regular:
+                break
+
+        if first is None:
+            raise MediaError(f"{path}: holds no frame that can be decoded")
+
+        if first.pts is None:
+            raise MediaError(f"{path}: has no timestamps")
+
+        if regular:
+            timeline = Timeline(stream.frames, float(rate))
+        else:
+            # Packets come in decoding order; what is shown before the first decodable frame is lost.
+            times = np.unique([time for time in times if time >= first.pts])
+            timeline = _timeline((times - first.pts) * float(tick), rate or stream.guessed_rate)
+
+        sideways = first.rotation % 180 == 90
+        width, height = (first.height, first.width) if sideways else (first.width, first.height)
+        portable = first.colorspace in (COLORSPACE_UNSPECIFIED, Colorspace.ITU601, Colorspace.SMPTE170M)
+        portable = portable and container.format.name not in ("avi", "mpeg")
+        return Index(VideoInfo(width, height, timeline), first.pts, tick, portable)
+
+
+def _timeline(seconds: np.ndarray, rate: Fraction | None) -> Timeline:
+    """The clock of frames that start at `seconds`, from 0 on; `rate` is what the container claims."""
+    count = len(seconds)
+    mean = (count - 1) / float(seconds[-1]) if count > 1 else float(rate or 1)
+    for fps in (float(rate or mean), mean):
+        if np.abs(seconds * fps - np.arange(count)).max() < JITTER:
+            return Timeline(count, fps)
+
+    return Timeline(count, mean, tuple(seconds.tolist()))

@@ -1,0 +1,62 @@
+"""The reader: what a video holds (`probe`), and the pictures of chosen native frames (`read`)."""
+
+import os
+from collections.abc import Sequence
+
+from ..timeline import Timeline
+from .backends import decode
+from .images import frame_files, probe_images, read_image
+from .index import identity, index_of
+from .source import Frames, MediaError, VideoInfo, VideoRef
+
+
+def probe(ref: VideoRef) -> VideoInfo:
+    """Size and clock of a video, without decoding it (of a video file the first frame, for its rotation flag).
+
+    Raises:
+        MediaError: The file is missing, broken, or holds no video.
+    """
+    files = frame_files(ref)
+    return index_of(ref.path).info if files is None else probe_images(files, ref.fps)
+
+
+def content_key(ref: VideoRef, frames: Sequence[int]) -> tuple:
+    """What tells chosen frames from any others, and from themselves after their files were changed; decodes nothing.
+
+    Raises:
+        MediaError: A file is missing or empty.
+    """
+    files = frame_files(ref)
+    names = [ref.path] if files is None else [files[frame] for frame in frames]
+    return tuple((os.path.abspath(path), *rest) for path, *rest in map(identity, names)), tuple(frames)
+
+
+def read(ref: VideoRef, frames: Sequence[int]) -> Frames:
+    """Decode chosen frames.
+
+    Args:
+        ref: The video.
+        frames: 0-based native frame numbers of the file (not of the clip) in presentation order; any order, may repeat.
+
+    Returns:
+        Upright RGB pictures in the order asked, with their native numbers and times.
+
+    Raises:
+        MediaError: The video cannot be opened, or one of the frames cannot be decoded.
+        BackendError: `SPACEVLLM_VIDEO_BACKEND` names none that can be used.
+    """
+    files = frame_files(ref)
+    if files is None:
+        index = index_of(ref.path)
+        timeline = index.info.timeline
+    else:
+        timeline = Timeline(len(files), ref.fps or 0)
+
+    outside = next((frame for frame in frames if not 0 <= frame < timeline.num_frames), None)
+    if outside is not None:
+        raise MediaError(f"{ref.path or files[0]}: frame {outside} is not among its {timeline.num_frames} frames")
+
+    wanted = sorted(set(frames))
+    images = decode(ref.path, index, wanted) if files is None else {f: read_image(files[f]) for f in wanted}
+    seconds = tuple(timeline.seconds(f) for f in frames) if timeline.fps else None
+    return Frames(tuple(frames), seconds, tuple(images[f] for f in frames))
