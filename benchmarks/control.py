@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "examples" / "quickstart" / "train_full.yaml"
+QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
+RECIPE = QUICKSTART / "train_full.yaml"
 GRID = 100  # the control writes boxes as whole hundredths of the frame's width and height
 ANSWER_TOKENS = 256
 
@@ -61,16 +61,20 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def twice(content: str) -> str:
+    """The question before the video too, as `instruction_first` has it."""
+    return content.replace("<video>", "") + "\n" + content
+
+
 def control_data(data: Path, source: str) -> None:
     """The training set as a plain LLaMA-Factory data set whose answers hold the boxes, the question twice as in ours."""
     rows = []
     for row in read_jsonl(data / source / "annotations.jsonl"):
         user, _ = row["messages"]
-        question = user["content"].replace("<video>", "")
         rows.append(
             {
                 "messages": [
-                    {"role": "user", "content": f"{question}\n<video>{question}"},
+                    {"role": "user", "content": twice(user["content"])},
                     {"role": "assistant", "content": text_answer(row)},
                 ],
                 "videos": [str((data / source / video).resolve()) for video in row["videos"]],
@@ -90,11 +94,12 @@ def control_data(data: Path, source: str) -> None:
 
 def train(recipe: Path, disable: bool, **overrides: object) -> float:
     """One run of `llamafactory-cli train`; returns its seconds."""
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(recipe)]
-    command += [f"{name}={value}" for name, value in overrides.items()]
-    start = time.time()
-    subprocess.run(command, check=True, env={**os.environ, "SPACEVLLM_DISABLE": "1" if disable else "0"})
-    return time.time() - start
+    from quickstart import TWO_RANKS, run
+
+    values = [f"{name}={value}" for name, value in overrides.items()]
+    return run(
+        *("llamafactory-cli", "train", str(recipe), *values), **TWO_RANKS, SPACEVLLM_DISABLE="1" if disable else "0"
+    )
 
 
 def plain_recipe(out: Path) -> Path:
@@ -114,52 +119,24 @@ def plain_recipe(out: Path) -> Path:
     return path
 
 
-def generate_control(model: Path, rows: Path, out: Path) -> None:
-    """Runs in a process of its own, without the plugin: LLaMA-Factory's chat engine, one video at a time."""
+def generate(name: str, model: Path, rows: Path, out: Path) -> None:
+    """Runs in a process of its own, the control's without the plugin: LLaMA-Factory's chat engine, one video at a time."""
     from llamafactory.chat import ChatModel
 
-    engine = ChatModel(
-        {
-            "model_name_or_path": str(model),
-            "template": "qwen3_vl_nothink",
-            "infer_dtype": "float32",
-            "do_sample": False,
-            "max_new_tokens": ANSWER_TOKENS,
-            "video_maxlen": 12,
-            "video_fps": 2.0,
-            "video_max_pixels": 2304,
-        }
-    )
+    common = {"model_name_or_path": str(model), "infer_dtype": "float32", "do_sample": False}
+    common["max_new_tokens"] = ANSWER_TOKENS
+    if name == "spacevllm":  # the checkpoint knows its sampling
+        engine, asked = ChatModel({**common, "template": "spacevllm_qwen3_vl"}), str
+    else:
+        limits = {"video_maxlen": 12, "video_fps": 2.0, "video_max_pixels": 2304}
+        engine, asked = ChatModel({**common, **limits, "template": "qwen3_vl_nothink"}), twice
+
     answers = []
     for i, row in enumerate(read_jsonl(rows)):
-        question = row["messages"][0]["content"].replace("<video>", "")
-        messages = [{"role": "user", "content": f"{question}\n<video>{question}"}]
+        messages = [{"role": "user", "content": asked(row["messages"][0]["content"])}]
         videos = [str(rows.parent / video) for video in row["videos"]]
         start = time.perf_counter()
         (response,) = engine.chat(messages, videos=videos)
-        answers.append({"text": response.response_text, "seconds": time.perf_counter() - start, "warm_up": i < 3})
-
-    out.write_text(json.dumps(answers))
-
-
-def generate_ours(model: Path, rows: Path, out: Path) -> None:
-    """The same for SpaceVLLM: also LLaMA-Factory's chat engine, also one video at a time."""
-    from llamafactory.chat import ChatModel
-
-    engine = ChatModel(
-        {
-            "model_name_or_path": str(model),
-            "template": "spacevllm_qwen3_vl",
-            "infer_dtype": "float32",
-            "do_sample": False,
-            "max_new_tokens": ANSWER_TOKENS,
-        }
-    )
-    answers = []
-    for i, row in enumerate(read_jsonl(rows)):
-        videos = [str(rows.parent / video) for video in row["videos"]]
-        start = time.perf_counter()
-        (response,) = engine.chat([dict(row["messages"][0])], videos=videos)
         answers.append({"text": response.response_text, "seconds": time.perf_counter() - start, "warm_up": i < 3})
 
     out.write_text(json.dumps(answers))
@@ -210,47 +187,33 @@ def main() -> None:
     """Train, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/control"))
-    parser.add_argument("--quickstart", type=Path, help="reuse the data and the full model of a finished quickstart")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--generate", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.generate:
-        (generate_ours if args.generate == "spacevllm" else generate_control)(args.model, args.rows, args.out)
+        generate(args.generate, args.model, args.rows, args.out)
         return
+
+    sys.path.insert(0, str(QUICKSTART))
+    from quickstart import spacevllm, write_data
 
     out = args.out
     out.mkdir(parents=True, exist_ok=True)
-    if args.quickstart:
-        data, base, ours = (args.quickstart / name for name in ("data", "base", "full"))
-    else:
-        sys.path.insert(0, str(RECIPE.parent))
-        from quickstart import spacevllm, write_data
-
-        data, base, ours = (out / name for name in ("data", "base", "spacevllm"))
-        write_data(data, args.seed)
-        spacevllm("make-tiny", "qwen3_vl", "--out", str(base), "--seed", str(args.seed))
-        train(
-            RECIPE,
-            False,
-            model_name_or_path=base,
-            dataset_dir=data,
-            output_dir=ours,
-            seed=args.seed,
-            max_steps=args.steps,
-        )
-
+    data, base = (out / name for name in ("data", "base"))
+    write_data(data, args.seed)
+    # LLaMA-Factory groups the timestamps of Qwen3-VL by the spatial merge size, so that it must equal the temporal one.
+    spacevllm("make-tiny", "qwen3_vl", "--merge-size", "1", "--out", str(base), "--seed", str(args.seed))
+    common = {"model_name_or_path": base, "dataset_dir": data, "seed": args.seed}
+    models = {"spacevllm": out / "spacevllm"}
+    train(RECIPE, False, output_dir=models["spacevllm"], max_steps=args.steps, **common)
     control_data(data, "synth_train")
     recipe, rows = plain_recipe(out), data / "synth_heldout" / "annotations.jsonl"
-    models = {"spacevllm": ours}
     for name, factor in (("control", 1), ("control_3x", 3)):
         models[name] = out / name
-        train(
-            recipe, True, model_name_or_path=base, dataset_dir=data, output_dir=models[name],
-            seed=args.seed, max_steps=args.steps * factor,
-        )  # fmt: skip
+        train(recipe, True, output_dir=models[name], max_steps=args.steps * factor, **common)
 
     report = {name: measure(name, model, rows, out) for name, model in models.items()}
     report["steps"] = {"spacevllm": args.steps, "control": args.steps, "control_3x": 3 * args.steps}

@@ -14,6 +14,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backbone", metavar="BACKBONE", help="qwen3_vl, qwen2_5_vl or llava_onevision")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint's folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
+    parser.add_argument(
+        "--merge-size",
+        type=int,
+        choices=(1, 2),
+        help="qwen3_vl: patches that a visual token merges along each side (default: 2; LLaMA-Factory's own qwen3_vl "
+        "template needs 1, the frames that a token merges)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,5 +32,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise CommandError(f"{args.out} is a file, not a folder")
 
-    make_tiny(args.backbone, args.out, seed=args.seed)
+    if args.merge_size and args.backbone != "qwen3_vl":
+        raise CommandError("--merge-size is for qwen3_vl")
+
+    make_tiny(args.backbone, args.out, seed=args.seed, **({"merge_size": args.merge_size} if args.merge_size else {}))
     print(f"wrote a tiny {args.backbone} to {args.out}")
