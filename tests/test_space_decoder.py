@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert, generalized_box_iou
 
-from spacevllm_plugin.modeling.losses import space_losses
+from spacevllm_plugin.modeling.losses import presence_loss, space_losses
 from spacevllm_plugin.modeling.space_decoder import SpaceDecoder
 
 
@@ -53,12 +53,18 @@ def by_the_formula(model, q, V, T, centers, anchor):
     return torch.sigmoid(x)
 
 
+def boxes_of(model, **given):
+    boxes, presence = model(**given)
+    assert presence is None
+    return boxes
+
+
 @pytest.mark.parametrize("attention", ["parameter_free", "projected"])
 @pytest.mark.parametrize("anchor", ["attention", "none"])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_boxes_follow_the_formula(attention, anchor, layers):
     model, given = decoder(attention, anchor, layers), inputs()
-    boxes = model(**given)
+    boxes = boxes_of(model, **given)
     for i in range(3):
         expected = by_the_formula(
             model, given["queries"][i], given["visual"][i], given["caption"][i], given["centers"][i], anchor
@@ -72,7 +78,8 @@ def test_one_patch_by_hand():
     model.mlp.layers[0].weight.data = torch.tensor([[1.0, 0], [0, 1.0], [1.0, 1.0], [0, 0]])
     model.mlp.layers[0].bias.data.zero_()
     true = torch.ones(1, 1, dtype=torch.bool)
-    box = model(
+    box = boxes_of(
+        model,
         queries=torch.tensor([[0.1, 0.2]]),
         visual=torch.tensor([[[1.0, -1.0]]]),
         visual_mask=true,
@@ -94,7 +101,7 @@ def test_the_anchor_alone_puts_the_box_on_the_patch_attended_to():
 
     given["queries"] = 100 * given["visual"][:, 2]  # sees nothing but patch 2
     given["caption_mask"][:] = False
-    box = model(**given)[0]
+    box = boxes_of(model, **given)[0]
     assert torch.allclose(box[:2], given["centers"][0, 2], atol=1e-3)
     assert box[2:].tolist() == [0.5, 0.5]
 
@@ -115,31 +122,33 @@ def test_padding_of_patches_and_captions_changes_nothing(attention):
         padded[mask] = torch.cat([given[mask], torch.zeros(3, 5, dtype=torch.bool)], dim=1)
 
     padded["centers"] = torch.cat([given["centers"], torch.full((3, 5, 2), 0.99)], dim=1)
-    assert torch.allclose(model(**given), model(**padded), atol=1e-6)
+    assert torch.allclose(boxes_of(model, **given), boxes_of(model, **padded), atol=1e-6)
 
 
 def test_an_empty_caption_leaves_the_patches_as_they_are():
     model, given = decoder(), inputs()
     given["caption_mask"][0] = False
-    boxes = model(**given)
+    boxes = boxes_of(model, **given)
     nothing = torch.zeros(1, WIDTH)  # one caption token of zeros adds zero to every patch
     expected = by_the_formula(
         model, given["queries"][0], given["visual"][0], nothing, given["centers"][0], anchor="attention"
     )
     assert torch.allclose(boxes[0], expected, atol=1e-6)
-    assert torch.allclose(boxes[1:], model(**inputs())[1:], atol=1e-6)
+    assert torch.allclose(boxes[1:], boxes_of(model, **inputs())[1:], atol=1e-6)
 
 
 def test_the_caption_matters():
     model, given = decoder(), inputs()
-    assert not torch.allclose(model(**given), model(**{**given, "caption": -given["caption"]}), atol=1e-4)
+    assert not torch.allclose(
+        boxes_of(model, **given), boxes_of(model, **{**given, "caption": -given["caption"]}), atol=1e-4
+    )
 
 
 def test_computes_in_fp32_under_autocast():
     model, given = decoder("projected"), inputs()
-    expected = model(**given)
+    expected = boxes_of(model, **given)
     with torch.autocast("cpu", torch.bfloat16):
-        boxes = model(**given)
+        boxes = boxes_of(model, **given)
 
     assert boxes.dtype == torch.float32 and torch.equal(boxes, expected)
 
@@ -151,12 +160,37 @@ def test_computes_in_fp32_from_bf16_weights_and_states(attention):
     same = decoder(attention)
     same.load_state_dict(half.state_dict())
     given = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs().items()}
-    boxes = half(**given)
+    boxes = boxes_of(half, **given)
     upcast = {name: value.float() if value.is_floating_point() else value for name, value in given.items()}
-    assert boxes.dtype == torch.float32 and torch.equal(boxes, same(**upcast))
+    assert boxes.dtype == torch.float32 and torch.equal(boxes, boxes_of(same, **upcast))
 
 
-# The space loss.
+def test_presence_is_linear_in_the_normalised_earlier_state():
+    torch.manual_seed(0)
+    model, given = SpaceDecoder(WIDTH, "parameter_free", 1, "attention", presence_head=True), inputs()
+    earlier = torch.randn(3, WIDTH)
+    boxes, presence = model(**given, earlier=earlier)
+    scaled = earlier / earlier.pow(2).mean(dim=-1, keepdim=True).sqrt()
+    assert torch.allclose(presence, scaled @ model.presence.weight[0] + model.presence.bias, atol=1e-5)
+    assert torch.equal(boxes, model(**given, earlier=2 * earlier)[0])
+
+
+# The losses.
+
+
+def test_presence_loss_by_hand():
+    """Two videos of two frames, one without any true box, and an image: only the first video counts."""
+    nan = float("nan")
+    targets = torch.tensor([[0.5] * 4, [nan] * 4, [nan] * 4, [nan] * 4, [0.5] * 4])
+    logits = torch.tensor([math.log(3), math.log(3), 7.0, 7.0, 7.0], requires_grad=True)
+    index = torch.tensor([0, 1, 0, 1, -1])
+    # Said with probability 3/4: once rightly, once wrongly.
+    by_hand = -math.log(0.75) - math.log(0.25)
+    assert presence_loss(logits, targets, index, 2).item() == pytest.approx(by_hand / 2)
+    assert presence_loss(logits, targets, index).item() == pytest.approx(by_hand / 2)  # boxes: one each
+    nothing = presence_loss(logits[2:4], targets[2:4], index[2:4])
+    nothing.backward()
+    assert nothing.item() == 0 and logits.grad.tolist() == [0.0] * 5
 
 
 def test_losses_by_hand():

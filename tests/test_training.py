@@ -51,7 +51,7 @@ SPLITS = {"8x1": (8, 1), "1x8": (1, 8)}
 def split_runs(base, data, tmp_path_factory):
     """Three SGD steps (Adam would turn a rounding error of a tiny gradient into a full step)."""
     out = tmp_path_factory.mktemp("splits")
-    common = {"dataset": "rows", "max_steps": 3, "optim": "sgd", "learning_rate": 0.05}
+    common = {"dataset": "rows", "max_steps": 3, "optim": "sgd", "learning_rate": 0.05, "presence_head": True}
     logs = {}
     for name, (batch, accumulation) in SPLITS.items():
         logs[name] = train(
@@ -78,7 +78,7 @@ def split_runs(base, data, tmp_path_factory):
 def test_batch_split_changes_nothing(split_runs, other):
     out, logs = split_runs
     for a, b in zip(logs["8x1"][:3], logs[other][:3]):
-        for part in ("loss", "loss_lm", "loss_l1", "loss_giou"):
+        for part in ("loss", "loss_lm", "loss_l1", "loss_giou", "loss_presence"):
             assert a[part] == pytest.approx(b[part], rel=2e-4), (part, a["step"])
 
     assert largest_difference(weights(out / "8x1"), weights(out / other)) < 2e-5
@@ -126,6 +126,7 @@ def lora(base, data, tmp_path_factory):
         freeze_vision_tower=True,
         staq_num_queries=5,
         instruction_first=True,
+        presence_head=True,
         video_maxlen=6,
         space_decoder_lr=1.0e-2,
     )
@@ -264,3 +265,17 @@ def test_evaluation_logs_what_predict_and_evaluate_say(base, data, lora, tmp_pat
         assert logged[f"eval_{name}"] == pytest.approx(scores[name], abs=1e-4)
 
     assert {"eval_vtg_mIoU", "eval_rec_Acc@0.5"} <= logged.keys()
+
+
+def test_muon_in_fp32_does_what_upstream_does_in_bf16():
+    from llamafactory.third_party.muon.muon import zeropower_via_newtonschulz5 as upstream
+
+    from spacevllm_plugin.integration.muon import orthogonalise
+
+    torch.manual_seed(0)
+    for shape in ((16, 48), (48, 16)):
+        gradient = torch.randn(shape)
+        ours = orthogonalise(gradient, 5)
+        assert ours.shape == shape and ours.dtype == torch.float32
+        assert torch.allclose(ours, upstream(gradient, 5).float(), atol=0.03)
+        assert torch.linalg.svdvals(ours).sub(1).abs().max() < 0.5

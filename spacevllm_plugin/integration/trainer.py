@@ -14,9 +14,11 @@ from ..modeling.configuration import LossOptions
 from ..modeling.modeling import HEAD_MODULES
 from .checkpoint import write_adapter_options
 from .engine import Engine, row_prompt
+from .muon import use_fp32_on_cpu
 
 
 LOSS_PARTS = ("loss_lm", "loss_l1", "loss_giou")
+PRESENCE_PART = "loss_presence"
 
 
 def split_head_groups(optimizer: torch.optim.Optimizer, model: torch.nn.Module, lr: float) -> None:
@@ -48,7 +50,9 @@ def grounding_trainer(base: type) -> type:
 
             self.model_accepts_loss_kwargs = True
             self._num_boxes: torch.Tensor | None = None
-            self._part_sums = dict.fromkeys(LOSS_PARTS, 0.0)
+            presence = self.grounding_model.presence_layer is not None
+            self._loss_parts = (*LOSS_PARTS, PRESENCE_PART) if presence else LOSS_PARTS
+            self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
             self._parts_logged_at = 0
             self.grounding_model.loss_options = self.options["loss"]
 
@@ -69,6 +73,9 @@ def grounding_trainer(base: type) -> type:
             if fresh and lr is not None:
                 split_head_groups(optimizer, self.model, lr)
 
+            if self.finetuning_args.use_muon and self.args.device.type == "cpu":
+                use_fp32_on_cpu()
+
             return optimizer
 
         def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
@@ -88,7 +95,7 @@ def grounding_trainer(base: type) -> type:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
             if model.training:
                 scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-                for name in LOSS_PARTS:
+                for name in self._loss_parts:
                     part = getattr(outputs, name)
                     if part is not None:
                         self._part_sums[name] = self._part_sums[name] + part.detach() * scale
@@ -98,10 +105,12 @@ def grounding_trainer(base: type) -> type:
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             steps = self.state.global_step - self._parts_logged_at
             if "loss" in logs and steps > 0:
-                sums = torch.tensor([float(self._part_sums[name]) for name in LOSS_PARTS], device=self.args.device)
+                sums = torch.tensor(
+                    [float(self._part_sums[name]) for name in self._loss_parts], device=self.args.device
+                )
                 means = self.accelerator.gather(sums[None]).mean(dim=0) / steps
-                logs.update(dict(zip(LOSS_PARTS, means.tolist())))
-                self._part_sums = dict.fromkeys(LOSS_PARTS, 0.0)
+                logs.update(dict(zip(self._loss_parts, means.tolist())))
+                self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
                 self._parts_logged_at = self.state.global_step
 
             super().log(logs, *args, **kwargs)

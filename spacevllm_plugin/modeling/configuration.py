@@ -31,6 +31,15 @@ class GroundingOptions:
             "help": "Reference point of a box: the attention-weighted patch centre, or none (the paper's letter)."
         },
     )
+    presence_head: bool = field(
+        default=False,
+        metadata={
+            "help": (
+                "Let each query also say whether its frame shows what is asked for, from its state at three quarters of "
+                "the language model's depth (after Bridge-STG; not the paper's)."
+            )
+        },
+    )
     frame_sampling: Literal["uniform", "fps"] = field(
         default="uniform",
         metadata={
@@ -81,6 +90,9 @@ class LossOptions:
     )
     box_l1_weight: float = field(default=5.0, metadata={"help": "Weight of L1 inside the space loss."})
     box_giou_weight: float = field(default=2.0, metadata={"help": "Weight of GIoU inside the space loss."})
+    presence_loss_weight: float = field(
+        default=0.25, metadata={"help": "Weight of the presence loss beside the language loss, with `presence_head`."}
+    )
 
 
 class SpaceVLLMConfigMixin:

@@ -1,6 +1,7 @@
-"""The space loss: L1 and GIoU over the queries that have a true box."""
+"""The space loss, L1 and GIoU over the queries that have a true box, and the presence loss over all of their videos."""
 
 import torch
+from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
 
@@ -34,3 +35,33 @@ def space_losses(
 
         num_boxes = torch.as_tensor(num_boxes, device=boxes.device, dtype=torch.float32).clamp(min=1)
         return l1.sum() / num_boxes, giou.sum() / num_boxes
+
+
+def presence_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    frame_index: torch.Tensor,
+    num_boxes: torch.Tensor | float | None = None,
+) -> torch.Tensor:
+    """Binary cross-entropy, in fp32, of whether a frame lies in the tube; frames outside the tube are the negatives.
+
+    PAPER: after the presence score of Bridge-STG; not in SpaceVLLM.
+
+    Args:
+        logits: (n,) one per query.
+        targets: (n, 4) true boxes; a line of NaN has none. Videos without any true box, and images, count for nothing.
+        frame_index: (n,) index of the query's frame in its video; 0 starts a video, -1 is an image.
+        num_boxes: As for `space_losses`, which it shares so that a batch can be split in any way: the result is the
+            mean over frames, times the frames there are for each true box.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        present = torch.isfinite(targets).all(dim=-1)
+        video = (frame_index <= 0).cumsum(dim=0) - 1
+        boxes_in_video = torch.zeros_like(video).index_add(0, video, present.to(video.dtype))
+        counts = (boxes_in_video[video] > 0) & (frame_index >= 0)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), present.float(), reduction="none") * counts
+        if num_boxes is None:
+            num_boxes = present.sum()
+
+        num_boxes = torch.as_tensor(num_boxes, device=logits.device, dtype=torch.float32).clamp(min=1)
+        return losses.sum() / num_boxes

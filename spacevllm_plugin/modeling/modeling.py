@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 from .configuration import GroundingOptions, LossOptions
 from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
 from .layout import Layout, index_queries
-from .losses import space_losses
+from .losses import presence_loss, space_losses
 from .queries import STAQEmbedding
 from .space_decoder import SpaceDecoder
 
@@ -31,6 +31,8 @@ class SpaceVLLMOutput(ModelOutput):
         loss_lm: The language loss alone.
         loss_l1: The L1 part of the space loss, unweighted.
         loss_giou: The GIoU part of the space loss, unweighted.
+        presence: (total_queries,) logits of the presence head; None without it.
+        loss_presence: The presence loss, unweighted.
     """
 
     loss: torch.Tensor | None = None
@@ -43,6 +45,8 @@ class SpaceVLLMOutput(ModelOutput):
     loss_lm: torch.Tensor | None = None
     loss_l1: torch.Tensor | None = None
     loss_giou: torch.Tensor | None = None
+    presence: torch.Tensor | None = None
+    loss_presence: torch.Tensor | None = None
 
 
 class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
@@ -61,8 +65,15 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         width = config.get_text_config().hidden_size
         self.staq_embedding = STAQEmbedding(options.staq_num_queries, width)
         self.space_decoder = SpaceDecoder(
-            width, options.space_decoder_attention, options.space_decoder_mlp_layers, options.box_anchor
+            width,
+            options.space_decoder_attention,
+            options.space_decoder_mlp_layers,
+            options.box_anchor,
+            options.presence_head,
         )
+        # Early enough that the layers behind it can write the span from what the queries have found.
+        depth = config.get_text_config().num_hidden_layers
+        self.presence_layer = -1 - max(1, depth // 4) if options.presence_head else None
         self.loss_options = LossOptions()
         self.post_init()
 
@@ -164,28 +175,30 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
 
+        needs_earlier = layout is not None and self.presence_layer is not None
         outputs = self.model.language_model(
             input_ids=None,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            **kwargs,
+            **{**kwargs, **({"output_hidden_states": True} if needs_earlier else {})},
         )
         states = outputs.last_hidden_state
         result = SpaceVLLMOutput(
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
+            hidden_states=outputs.hidden_states if kwargs.get("output_hidden_states") else None,
             attentions=outputs.attentions,
             rope_deltas=getattr(self.model, "rope_deltas", None),
         )
         if layout is not None:
-            result.boxes = self._decode_boxes(input_ids, is_query, layout, states)
+            earlier = outputs.hidden_states[self.presence_layer] if needs_earlier else None
+            result.boxes, result.presence = self._decode_boxes(input_ids, is_query, layout, states, earlier)
             if not self.training:
                 keep_prefill_boxes(result.boxes)
 
         if labels is not None:
-            self._add_losses(result, states, labels, box_targets, num_items_in_batch, num_boxes_in_batch)
+            self._add_losses(result, states, labels, layout, box_targets, num_items_in_batch, num_boxes_in_batch)
 
         if not (self.training and labels is not None):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -203,8 +216,13 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             )
 
     def _decode_boxes(
-        self, input_ids: torch.Tensor, is_query: torch.Tensor, layout: Layout, states: torch.Tensor
-    ) -> torch.Tensor:
+        self,
+        input_ids: torch.Tensor,
+        is_query: torch.Tensor,
+        layout: Layout,
+        states: torch.Tensor,
+        earlier: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
         index = index_queries(is_query, is_visual, layout)
         row = index.row[:, None]
@@ -217,6 +235,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             centers=index.centers,
             caption=states[row, index.caption],
             caption_mask=index.caption_mask,
+            earlier=earlier[index.row, index.position] if earlier is not None else None,
         )
 
     def _add_losses(
@@ -224,6 +243,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         result: SpaceVLLMOutput,
         states: torch.Tensor,
         labels: torch.Tensor,
+        layout: Layout | None,
         box_targets: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
         num_boxes_in_batch: torch.Tensor | float | None,
@@ -245,3 +265,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
             space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
             result.loss = result.loss_lm + weights.space_loss_weight * space_loss
+            if result.presence is not None:
+                result.loss_presence = presence_loss(
+                    result.presence, box_targets, layout.frame_index, num_boxes_in_batch
+                )
+                result.loss = result.loss + weights.presence_loss_weight * result.loss_presence

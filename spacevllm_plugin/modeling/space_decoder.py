@@ -74,9 +74,12 @@ class SpaceDecoder(nn.Module):
         attention: `parameter_free` (the paper's) or `projected` (learned query and key maps).
         mlp_layers: Linear layers of the box head.
         box_anchor: `attention` or `none` (the paper's letter).
+        presence_head: Add a linear presence score for each query (ours, after Bridge-STG).
     """
 
-    def __init__(self, hidden_size: int, attention: str, mlp_layers: int, box_anchor: str) -> None:
+    def __init__(
+        self, hidden_size: int, attention: str, mlp_layers: int, box_anchor: str, presence_head: bool = False
+    ) -> None:
         super().__init__()
         self.box_anchor = box_anchor
         self.projections = None
@@ -85,6 +88,7 @@ class SpaceDecoder(nn.Module):
             self.projections = nn.ModuleDict({name: FP32Affine(hidden_size, hidden_size) for name in names})
 
         self.mlp = BoxMLP(hidden_size, mlp_layers)
+        self.presence = FP32Affine(hidden_size, 1) if presence_head else None
 
     def _project(self, name: str, states: torch.Tensor) -> torch.Tensor:
         return self.projections[name](states) if self.projections is not None else states
@@ -97,7 +101,8 @@ class SpaceDecoder(nn.Module):
         centers: torch.Tensor,
         caption: torch.Tensor,
         caption_mask: torch.Tensor,
-    ) -> torch.Tensor:
+        earlier: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Decode one box per query.
 
         Args:
@@ -107,9 +112,10 @@ class SpaceDecoder(nn.Module):
             centers: (n, s, 2) normalised (x, y) patch centres.
             caption: (n, l, d) states of the caption.
             caption_mask: (n, l).
+            earlier: (n, d) states of the query tokens at an earlier layer, for the presence score.
 
         Returns:
-            (n, 4) boxes as normalised (cx, cy, w, h) in fp32.
+            (n, 4) boxes as normalised (cx, cy, w, h) in fp32, and (n,) presence logits or None without that head.
         """
         with torch.autocast(queries.device.type, enabled=False):
             queries, visual, caption = queries.float()[:, None], visual.float(), caption.float()
@@ -125,4 +131,11 @@ class SpaceDecoder(nn.Module):
                 anchor = (weights @ centers.float())[:, 0]
                 logits = logits + F.pad(torch.logit(anchor, eps=1e-4), (0, 2))
 
-            return logits.sigmoid()
+            return logits.sigmoid(), self._presence(earlier)
+
+    def _presence(self, earlier: torch.Tensor | None) -> torch.Tensor | None:
+        if self.presence is None:
+            return None
+
+        earlier = earlier.float()
+        return self.presence(F.rms_norm(earlier, earlier.shape[-1:]))[:, 0]
