@@ -2,7 +2,8 @@
 
 `python benchmarks/control.py` trains SpaceVLLM once and the control twice (as many steps, and three times as many),
 then scores all three on the same held-out videos and times them one video at a time, in turn, in one process each.
-Writes outputs/control/report.json. The control runs with SPACEVLLM_DISABLE=1: nothing of ours is loaded there.
+Writes outputs/control/report.json. The control runs with SPACEVLLM_DISABLE=1: LLaMA-Factory is not hooked there. Both sides
+train with LLaMA-Factory's Muon; its iteration is computed in fp32 for both, as bf16 takes hours on a CPU.
 """
 
 import argparse
@@ -92,14 +93,15 @@ def control_data(data: Path, source: str) -> None:
     (data / "dataset_info.json").write_text(json.dumps(info, indent=2))
 
 
-def train(recipe: Path, disable: bool, **overrides: object) -> float:
-    """One run of `llamafactory-cli train`; returns its seconds."""
-    from quickstart import TWO_RANKS, run
+def train_plain(recipe: Path, overrides: list[str]) -> None:
+    """LLaMA-Factory's training as its own launcher starts it, on one rank of two."""
+    from llamafactory.train.tuner import run_exp
+    from omegaconf import OmegaConf
 
-    values = [f"{name}={value}" for name, value in overrides.items()]
-    return run(
-        *("llamafactory-cli", "train", str(recipe), *values), **TWO_RANKS, SPACEVLLM_DISABLE="1" if disable else "0"
-    )
+    from spacevllm_plugin.integration.muon import use_fp32_on_cpu
+
+    use_fp32_on_cpu()
+    run_exp(OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(recipe), OmegaConf.from_dotlist(overrides))))
 
 
 def plain_recipe(out: Path) -> Path:
@@ -187,18 +189,23 @@ def main() -> None:
     """Train, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/control"))
-    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--generate", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.plain:
+        train_plain(Path(args.plain[0]), args.plain[1:])
+        return
+
     if args.generate:
         generate(args.generate, args.model, args.rows, args.out)
         return
 
     sys.path.insert(0, str(QUICKSTART))
-    from quickstart import spacevllm, write_data
+    from quickstart import TWO_RANKS, run, spacevllm, write_data
 
     out = args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -208,12 +215,22 @@ def main() -> None:
     spacevllm("make-tiny", "qwen3_vl", "--merge-size", "1", "--out", str(base), "--seed", str(args.seed))
     common = {"model_name_or_path": base, "dataset_dir": data, "seed": args.seed}
     models = {"spacevllm": out / "spacevllm"}
-    train(RECIPE, False, output_dir=models["spacevllm"], max_steps=args.steps, **common)
+    values = [f"{name}={value}" for name, value in common.items()]
+    run(
+        *("llamafactory-cli", "train", str(RECIPE), *values, f"max_steps={args.steps}"),
+        *(f"output_dir={models['spacevllm']}", f"frame_cache_dir={out / 'frames'}"),
+        **TWO_RANKS,
+    )
     control_data(data, "synth_train")
     recipe, rows = plain_recipe(out), data / "synth_heldout" / "annotations.jsonl"
     for name, factor in (("control", 1), ("control_3x", 3)):
         models[name] = out / name
-        train(recipe, True, output_dir=models[name], max_steps=args.steps * factor, **common)
+        run(
+            *("torchrun", "--standalone", "--nproc-per-node", "2", __file__, "--plain", str(recipe), *values),
+            *(f"output_dir={models[name]}", f"max_steps={args.steps * factor}"),
+            **TWO_RANKS,
+            SPACEVLLM_DISABLE="1",
+        )
 
     report = {name: measure(name, model, rows, out) for name, model in models.items()}
     report["steps"] = {"spacevllm": args.steps, "control": args.steps, "control_3x": 3 * args.steps}

@@ -98,7 +98,7 @@ class LossOptions:
 class SpaceVLLMConfigMixin:
     """Marks the SpaceVLLM configs; the fields are declared in each class, as transformers' dataclasses need it."""
 
-    keys_to_ignore_at_inference = ["past_key_values", "boxes", "rope_deltas"]
+    keys_to_ignore_at_inference = ["past_key_values", "boxes", "presence", "rope_deltas"]
 
 
 @strict
