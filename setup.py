@@ -60,6 +60,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["spacevllm_plugin", "spacevllm_plugin.*"]),
+    package_data={"spacevllm_plugin.benchmark": ["published.json"]},
     install_requires=[
         "llamafactory>=0.9.5,<0.10",
         # LLaMA-Factory's own ranges, less the releases known to break it.
@@ -70,8 +71,10 @@ setup(
         "filelock",
         "httpx",
         "ijson",
+        "matplotlib",
         "numpy",
         "pillow",
+        "pyarrow",
         "pydantic>=2",
         "pyyaml",
         "tqdm",
