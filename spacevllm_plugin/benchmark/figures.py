@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 BINS = np.linspace(0, 1, 21)
-# Items in each point of the curve over span length.
-LENGTH_BINS = 8
+# Points of the curve over span length, and how many items each needs for its mean to say something.
+LENGTH_BINS, LEAST_ITEMS = 8, 5
 COLOR, ACCENT, LINE = "#0072B2", "#D55E00", "#555555"
 
 # Task -> the column whose distribution is shown, and the thresholds marked in it.
@@ -58,11 +58,12 @@ def distribution(values: np.ndarray, column: str, thresholds: tuple[float, ...],
     figure, axes = _figure(title)
     axes.hist(values, bins=BINS, color=COLOR, edgecolor="white", linewidth=0.5)
     axes.axvline(values.mean(), color=ACCENT, label=f"mean {values.mean():.3f}")
-    for threshold in thresholds:
+    for threshold, style in zip(thresholds, (":", "--", "-.")):
         share = (values > threshold).mean()
-        axes.axvline(threshold, color=LINE, linestyle=":", label=f"above {threshold}: {share:.1%}")
+        axes.axvline(threshold, color=LINE, linestyle=style, label=f"above {threshold}: {share:.1%}")
 
     axes.set(xlabel=column, ylabel="items", xlim=(0, 1))
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return figure
 
@@ -70,12 +71,14 @@ def distribution(values: np.ndarray, column: str, thresholds: tuple[float, ...],
 def against_length(lengths: np.ndarray, values: np.ndarray, column: str, title: str) -> Figure:
     """Every item at the length of its true span in seconds, and the mean over bins that hold equally many items."""
     figure, axes = _figure(title)
-    axes.scatter(lengths, values, s=10, alpha=0.35, color=COLOR, linewidths=0, label="items")
-    chunks = np.array_split(np.argsort(lengths, kind="stable"), min(LENGTH_BINS, len(lengths)))
-    middles, means = zip(*((lengths[chunk].mean(), values[chunk].mean()) for chunk in chunks))
-    sizes = sorted({len(chunk) for chunk in chunks})
-    items = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    axes.plot(middles, means, color=ACCENT, marker="o", label=f"mean of {items} items of similar length")
+    axes.scatter(lengths, values, s=16, alpha=0.45, color=COLOR, linewidths=0, label="items")
+    count = min(LENGTH_BINS, len(lengths) // LEAST_ITEMS)
+    if count:
+        chunks = np.array_split(np.argsort(lengths, kind="stable"), count)
+        middles, means = zip(*((lengths[chunk].mean(), values[chunk].mean()) for chunk in chunks))
+        items = " to ".join(map(str, sorted({len(chunk) for chunk in chunks})))
+        axes.plot(middles, means, color=ACCENT, marker="o", label=f"mean of {items} items of similar length")
+
     axes.set(xlabel="length of the true span (s)", ylabel=column, ylim=(-0.02, 1.02))
     axes.legend(frameon=False)
     return figure

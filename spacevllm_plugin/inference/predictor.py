@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..data.jsonl import append_lines, recover
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
-from .grounding import ground_batch
+from .grounding import GroundingItem, ground_batch
 
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def _predict(engine: "Engine", rows: list[AnnotationRow], media_dir: Path, max_n
         except MediaError as err:
             failed.append(PredictionRow(id=row.id, status="failed", error=str(err)))
 
-    return failed + (_ground(engine, items, max_new_tokens) if items else [])
+    return failed + (ground_readable(engine, items, max_new_tokens) if items else [])
 
 
-def _ground(engine: "Engine", batch: list, max_new_tokens: int) -> list[PredictionRow]:
+def ground_readable(engine: "Engine", batch: list[GroundingItem], max_new_tokens: int) -> list[PredictionRow]:
     """Ground a batch; where a medium cannot be decoded, one by one, so that only its row fails."""
     try:
         return ground_batch(engine.model, engine.prompter, batch, max_new_tokens)
@@ -103,4 +103,4 @@ def _ground(engine: "Engine", batch: list, max_new_tokens: int) -> list[Predicti
         if len(batch) == 1:
             return [PredictionRow(id=batch[0].id, status="failed", error=str(err))]
 
-        return [prediction for item in batch for prediction in _ground(engine, [item], max_new_tokens)]
+        return [prediction for item in batch for prediction in ground_readable(engine, [item], max_new_tokens)]
