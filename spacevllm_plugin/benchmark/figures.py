@@ -18,11 +18,11 @@ BINS = np.linspace(0, 1, 21)
 LENGTH_BINS, LEAST_ITEMS = 8, 5
 COLOR, ACCENT, LINE = "#0072B2", "#D55E00", "#555555"
 
-# Task -> the column whose distribution is shown, and the thresholds marked in it.
+# Task -> the column whose distribution is shown, the thresholds marked in it, and whether an item at one has passed it.
 DISTRIBUTIONS = {
-    "stvg": ("vIoU", STVG_THRESHOLDS),
-    "vtg": ("IoU", VTG_THRESHOLDS),
-    "rec": ("IoU", (REC_THRESHOLD,)),
+    "stvg": ("vIoU", STVG_THRESHOLDS, False),
+    "vtg": ("IoU", VTG_THRESHOLDS, True),
+    "rec": ("IoU", (REC_THRESHOLD,), True),
 }
 # Task -> the column shown against the length of the true span.
 AGAINST_LENGTH = {"stvg": "tIoU", "vtg": "IoU"}
@@ -35,8 +35,8 @@ def draw_figures(run: "Run", result: EvaluationResult) -> list[str]:
     title = f"{run.benchmark.name}, protocol {result.protocol}, {len(result.items)} items"
     figures = {}
     if result.task in DISTRIBUTIONS:
-        column, thresholds = DISTRIBUTIONS[result.task]
-        figures[f"{column}_distribution"] = distribution(_values(result, column), column, thresholds, title)
+        column, *marks = DISTRIBUTIONS[result.task]
+        figures[f"{column}_distribution"] = distribution(_values(result, column), column, *marks, title)
 
     if result.task in AGAINST_LENGTH:
         column = AGAINST_LENGTH[result.task]
@@ -53,14 +53,21 @@ def draw_figures(run: "Run", result: EvaluationResult) -> list[str]:
     return [f"figures/{name}.png" for name in figures]
 
 
-def distribution(values: np.ndarray, column: str, thresholds: tuple[float, ...], title: str) -> Figure:
-    """A histogram of fractions, with its mean, and the share of items above each threshold."""
+def distribution(
+    values: np.ndarray, column: str, thresholds: tuple[float, ...], inclusive: bool, title: str
+) -> Figure:
+    """A histogram of fractions, with its mean, and the share of items above (or at) each threshold."""
     figure, axes = _figure(title)
     axes.hist(values, bins=BINS, color=COLOR, edgecolor="white", linewidth=0.5)
     axes.axvline(values.mean(), color=ACCENT, label=f"mean {values.mean():.3f}")
     for threshold, style in zip(thresholds, (":", "--", "-.")):
-        share = (values > threshold).mean()
-        axes.axvline(threshold, color=LINE, linestyle=style, label=f"above {threshold}: {share:.1%}")
+        share = (values >= threshold if inclusive else values > threshold).mean()
+        axes.axvline(
+            threshold,
+            color=LINE,
+            linestyle=style,
+            label=f"{'at least' if inclusive else 'above'} {threshold}: {share:.1%}",
+        )
 
     axes.set(xlabel=column, ylabel="items", xlim=(0, 1))
     axes.yaxis.get_major_locator().set_params(integer=True)
