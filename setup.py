@@ -60,6 +60,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["spacevllm_plugin", "spacevllm_plugin.*"]),
+    package_data={"spacevllm_plugin.benchmark": ["published.json"]},
     install_requires=[
         "llamafactory>=0.9.5,<0.10",
         # LLaMA-Factory's own ranges, less the releases known to break it.
@@ -70,8 +71,10 @@ setup(
         "filelock",
         "httpx",
         "ijson",
+        "matplotlib",
         "numpy",
         "pillow",
+        "pyarrow",
         "pydantic>=2",
         "pyyaml",
         "tqdm",
@@ -83,11 +86,15 @@ setup(
         "torchcodec": ["torchcodec"],
         "liger": ["liger-kernel>=0.5.5"],
         "qlora": ["bitsandbytes>=0.43.0"],
-        "dev": ["hypothesis", "pytest", "ruff", "scikit-video"],
+        "lmms-eval": ["lmms-eval>=0.7.3"],
+        # LLaMA-Factory's own text scores, without which it refuses `predict_with_generate`.
+        "metrics": ["jieba", "nltk", "rouge-chinese"],
+        "dev": ["hypothesis", "jieba", "nltk", "pytest", "rouge-chinese", "ruff", "scikit-video"],
     },
     entry_points={
         "console_scripts": ["spacevllm-cli = spacevllm_plugin.cli.main:main"],
         "llamafactory.plugins": ["spacevllm = spacevllm_plugin:register"],
+        "lmms_eval.models": ["spacevllm = spacevllm_plugin.inference.lmms_eval:manifest"],
     },
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
 )

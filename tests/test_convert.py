@@ -143,7 +143,8 @@ def test_every_source_has_help_with_an_example(source, capsys):
 
 def test_the_sources_of_the_interface():
     wanted = "hcstvg-v1,hcstvg-v2,vidstg,charades-sta,didemo,tacos,qvhighlights,activitynet,refcoco,st-align"
-    assert set(SOURCES) == {*wanted.split(","), "coco-refexp", "qwenvl-rec"}
+    questions = {"mvbench", "videomme", "tempcompass", "egoschema"}
+    assert set(SOURCES) == {*wanted.split(","), "coco-refexp", "qwenvl-rec", *questions}
 
 
 @pytest.mark.parametrize(

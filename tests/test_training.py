@@ -279,3 +279,34 @@ def test_muon_in_fp32_does_what_upstream_does_in_bf16():
         assert ours.shape == shape and ours.dtype == torch.float32
         assert torch.allclose(ours, upstream(gradient, 5).float(), atol=0.03)
         assert torch.linalg.svdvals(ours).sub(1).abs().max() < 0.5
+
+
+def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, capsys):
+    """`do_predict` alone, without training: LLaMA-Factory's own file, and ours with the tubes beside it."""
+    for package in ("jieba", "nltk", "rouge_chinese"):
+        pytest.importorskip(package, reason="LLaMA-Factory's own text scores need it (extra `metrics`)")
+
+    from llamafactory.train.tuner import run_exp
+
+    from spacevllm_plugin.cli.main import main
+    from spacevllm_plugin.data.schema import PredictionRow
+    from spacevllm_plugin.integration.engine import load_engine
+
+    run = arguments(lora / "merged", data, tmp_path / "out", eval_dataset="rows", do_train=False, do_predict=True)
+    run_exp({**run, "predict_with_generate": True, "max_new_tokens": 16, "per_device_eval_batch_size": 5})
+    rows = list(read_rows(data / "rows.jsonl"))
+    assert len((tmp_path / "out" / "generated_predictions.jsonl").read_text().splitlines()) == len(rows)
+
+    predictions = list(read_rows(tmp_path / "out" / "predictions.jsonl", PredictionRow))
+    assert [prediction.id for prediction in predictions] == [row.id for row in rows]
+    expected = predict(load_engine(str(lora / "merged"), infer_dtype="float32"), rows, data)
+    for prediction, other in zip(predictions, expected):
+        assert (prediction.text, prediction.status, prediction.frames) == (other.text, other.status, other.frames)
+        for box, other_box in zip(prediction.boxes or [], other.boxes or []):
+            assert box == pytest.approx(other_box, abs=0.05)
+
+    files = ("--gt", str(data / "rows.jsonl"), "--pred", str(tmp_path / "out" / "predictions.jsonl"))
+    assert main(["evaluate", "stvg", *files, "--out", str(tmp_path / "scores.json")]) == 0
+    counts = json.loads((tmp_path / "scores.json").read_text())["counts"]
+    assert counts["missing"] == counts["failed"] == 0
+    assert counts["scored"] + counts["unreadable"] == sum(row.task == "stvg" for row in rows)

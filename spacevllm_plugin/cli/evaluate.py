@@ -7,12 +7,11 @@ import sys
 from ..data.schema import PredictionRow, read_rows
 from ..evaluation import EvaluationResult, Rules, evaluate
 from ..evaluation.answer import FILLS
-from ..evaluation.bootstrap import LEVEL
+from ..evaluation.bootstrap import LEVEL, RESAMPLES
 from ..evaluation.protocols import PROTOCOLS
 
 
 EXAMPLE = "spacevllm-cli evaluate stvg --gt annotations.jsonl --pred predictions.jsonl --out scores.json"
-RESAMPLES = 1000
 # Of a group, what is not a figure.
 NOTES = ("error", "nulls", "ci")
 

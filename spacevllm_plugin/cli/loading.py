@@ -20,21 +20,27 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer (default: %(default)s)")
 
 
-def load(args: argparse.Namespace) -> Any:
-    """Load the engine; what is wrong with the model becomes one line."""
+def parse_arguments(pairs: list[str]) -> dict[str, Any]:
+    """LLaMA-Factory's arguments from `--arg`."""
     import yaml
 
-    from ..bootstrap import install
-
-    pairs = [pair.partition("=") for pair in args.arg]
-    bad = [name for name, equals, _ in pairs if not equals]
+    parts = [pair.partition("=") for pair in pairs]
+    bad = [name for name, equals, _ in parts if not equals]
     if bad:
         raise CommandError(f"--arg takes NAME=VALUE, not {bad[0]!r}")
 
+    return {name: yaml.safe_load(value) for name, _, value in parts}
+
+
+def load(args: argparse.Namespace) -> Any:
+    """Load the engine; what is wrong with the model becomes one line."""
+    from ..bootstrap import install
+
+    arguments = parse_arguments(args.arg)
     install()
     from ..integration.engine import load_engine
 
     try:
-        return load_engine(args.model, args.adapter, **{name: yaml.safe_load(value) for name, _, value in pairs})
+        return load_engine(args.model, args.adapter, **arguments)
     except (ValueError, OSError) as err:
         raise CommandError(str(err).strip().splitlines()[0]) from err

@@ -12,6 +12,7 @@ COMMANDS = {
     "ground": ("ground", "find one sentence in one video; print, save or draw the tube"),
     "predict": ("predict", "ground every row of a JSONL file; batched, resumable"),
     "evaluate": ("evaluate", "score predictions against annotations"),
+    "benchmark": ("benchmark", "convert, predict, score and report one of the eleven benchmarks, or all"),
     "render": ("render", "draw tubes on a video, or as a contact sheet"),
     "convert": ("convert", "turn the raw annotations of a public data set into annotation rows"),
     "check": ("check", "check every row and every media file; repair what can be repaired"),

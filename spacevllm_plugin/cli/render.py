@@ -1,16 +1,13 @@
 """`spacevllm-cli render`: ground truth and predictions of annotation rows as pictures and videos."""
 
 import argparse
-import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from ..data.schema import AnnotationRow, PredictionRow, read_rows
-from ..data.video import MediaError, VideoRef
-from ..inference.render import Tube, contact_sheet, render_image, render_video, tube_from_prediction, tube_from_target
+from ..data.video import MediaError
+from ..inference.draw_row import draw_row, file_name
+from ..inference.render import tube_from_prediction, tube_from_target
 from .errors import CommandError
 
 
@@ -38,13 +35,14 @@ def run(args: argparse.Namespace) -> None:
     failed = 0
     names: set[str] = set()
     for row in rows:
-        name = re.sub(r"[^\w.-]+", "_", row.id)[:150]
+        name = file_name(row.id)
         # Different ids may fold into one name; the second must not overwrite the first.
         name = name if name not in names else f"{name}-{len(names)}"
         names.add(name)
         tubes = [tube_from_target(row)] + ([tube_from_prediction(preds[row.id])] if row.id in preds else [])
         try:
-            _draw(row, tubes, args.media_dir, args.out / name, args.video)
+            for picture in draw_row(row, tubes, args.media_dir, args.out / name, args.video):
+                print(picture)
         except (MediaError, OSError) as err:
             print(f"row {row.id}: {err}", file=sys.stderr)
             failed += 1
@@ -66,26 +64,3 @@ def _choose(args: argparse.Namespace) -> list[AnnotationRow]:
         raise CommandError(f"nothing to draw: no row{' asked for' if args.id else ''} in {args.data} has a target")
 
     return rows
-
-
-def _draw(row: AnnotationRow, tubes: list[Tube], media_dir: Path, stem: Path, video: bool) -> None:
-    """Write the pictures of one row and print their paths."""
-    caption = row.query or re.sub(r"<(video|image)>\s*", "", row.messages[0].content)
-    # Not `with_suffix`: an id may hold dots.
-    sheet, movie = Path(f"{stem}.png"), Path(f"{stem}.mp4")
-    if row.task == "rec":
-        render_image(Image.open(media_dir / row.images[0]), tubes, sheet, caption)
-        print(sheet)
-        return
-
-    source = row.videos[0]
-    paths = [str(media_dir / path) for path in ([source] if isinstance(source, str) else source)]
-    ref = VideoRef.parse(paths[0] if isinstance(source, str) else paths)
-    if row.media is not None:
-        ref = replace(ref, clip=row.media.clip, fps=row.media.fps)
-
-    contact_sheet(ref, tubes, sheet, caption)
-    print(sheet)
-    if video:
-        render_video(ref, tubes, movie, caption)
-        print(movie)

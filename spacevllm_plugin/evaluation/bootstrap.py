@@ -4,6 +4,7 @@ import numpy as np
 
 
 LEVEL = 0.95
+RESAMPLES = 1000
 # Resamples drawn at once: bounds the memory for large sets.
 CHUNK_CELLS = 4_000_000
 

@@ -1,7 +1,8 @@
 """Grounding a whole file of rows: batched, resumable, no row lost and none done twice."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from ..data.jsonl import append_lines, recover
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
-from .grounding import ground_batch
+from .grounding import GroundingItem, ground_batch
 
 
 if TYPE_CHECKING:
@@ -23,9 +24,19 @@ def finished_ids(out: Path) -> set[str]:
 
 
 def predict_rows(
-    engine: "Engine", rows: Iterator[AnnotationRow], media_dir: Path, out: Path, batch_size: int, max_new_tokens: int
+    engine: "Engine",
+    rows: Iterable[AnnotationRow],
+    media_dir: Path,
+    out: Path,
+    batch_size: int,
+    max_new_tokens: int,
+    done: Container[str] = (),
+    share: tuple[int, int] = (0, 1),
 ) -> dict[str, int]:
     """Ground rows and append one prediction each to `out`.
+
+    Batches are cut from all rows, done or not, so a row meets the same neighbours, and gets the same answer to the last
+    bit, however often the run was interrupted and however many processes share it.
 
     Args:
         engine: The loaded model.
@@ -34,47 +45,57 @@ def predict_rows(
         out: JSONL file of prediction rows; rows whose id is in it already are passed over.
         batch_size: Rows per generation.
         max_new_tokens: Longest answer, in tokens.
+        done: Ids of further rows to pass over.
+        share: This process's number and the number of processes; they take batches in turn.
 
     Returns:
-        Counts by status, and `skipped` for the rows already there.
+        Counts by status, and `skipped` for the rows already there; of this process's share.
     """
-    from ..integration.engine import row_item
-
-    done = finished_ids(out)
+    own = finished_ids(out)
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "ab") as file:
+        for number, batch in enumerate(_batches(tqdm(rows, unit="row", desc="predict"), batch_size)):
+            if number % share[1] != share[0]:
+                continue
 
-        def write(predictions: list[PredictionRow]) -> None:
-            for prediction in predictions:
+            wanted = {row.id for row in batch if row.id not in own and row.id not in done}
+            counts["skipped"] += len(batch) - len(wanted)
+            if not wanted:
+                continue
+
+            fresh = {p.id: p for p in _predict(engine, batch, media_dir, max_new_tokens) if p.id in wanted}
+            own |= wanted
+            for prediction in fresh.values():
                 counts[prediction.status] += 1
 
             # One write of whole lines: a killed process leaves at most one unfinished line, which is cut off above.
-            append_lines(file, map(dump_row, predictions))
-
-        batch = []
-        for row in tqdm(rows, unit="row", desc="predict"):
-            if row.id in done:
-                counts["skipped"] += 1
-                continue
-
-            done.add(row.id)
-            try:
-                batch.append(row_item(engine, row, media_dir))
-            except MediaError as err:
-                write([PredictionRow(id=row.id, status="failed", error=str(err))])
-
-            if len(batch) == batch_size:
-                write(_ground(engine, batch, max_new_tokens))
-                batch = []
-
-        if batch:
-            write(_ground(engine, batch, max_new_tokens))
+            append_lines(file, map(dump_row, fresh.values()))
 
     return counts
 
 
-def _ground(engine: "Engine", batch: list, max_new_tokens: int) -> list[PredictionRow]:
+def _batches(rows: Iterable[AnnotationRow], size: int) -> Iterator[list[AnnotationRow]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        yield batch
+
+
+def _predict(engine: "Engine", rows: list[AnnotationRow], media_dir: Path, max_new_tokens: int) -> list[PredictionRow]:
+    """Ground a batch; a row whose media cannot be opened fails alone."""
+    from ..integration.engine import row_item
+
+    failed, items = [], []
+    for row in rows:
+        try:
+            items.append(row_item(engine, row, media_dir))
+        except MediaError as err:
+            failed.append(PredictionRow(id=row.id, status="failed", error=str(err)))
+
+    return failed + (ground_readable(engine, items, max_new_tokens) if items else [])
+
+
+def ground_readable(engine: "Engine", batch: list[GroundingItem], max_new_tokens: int) -> list[PredictionRow]:
     """Ground a batch; where a medium cannot be decoded, one by one, so that only its row fails."""
     try:
         return ground_batch(engine.model, engine.prompter, batch, max_new_tokens)
@@ -82,4 +103,4 @@ def _ground(engine: "Engine", batch: list, max_new_tokens: int) -> list[Predicti
         if len(batch) == 1:
             return [PredictionRow(id=batch[0].id, status="failed", error=str(err))]
 
-        return [prediction for item in batch for prediction in _ground(engine, [item], max_new_tokens)]
+        return [prediction for item in batch for prediction in ground_readable(engine, [item], max_new_tokens)]

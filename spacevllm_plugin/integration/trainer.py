@@ -1,15 +1,20 @@
 """The trainer: LLaMA-Factory's own, with exact loss normalisation, logged loss parts and grounding metrics."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import logging
 
-from ..data.schema import AnnotationRow, PredictionRow
+from ..data.jsonl import append_lines, replaced
+from ..data.schema import TASKS, AnnotationRow, PredictionRow, dump_row
 from ..evaluation import evaluate
-from ..inference.grounding import ground_batch
+from ..inference.grounding import MAX_NEW_TOKENS
+from ..inference.predictor import ground_readable
 from ..modeling.configuration import LossOptions
 from ..modeling.modeling import HEAD_MODULES
 from .checkpoint import write_adapter_options
@@ -19,6 +24,11 @@ from .muon import use_fp32_on_cpu
 
 LOSS_PARTS = ("loss_lm", "loss_l1", "loss_giou")
 PRESENCE_PART = "loss_presence"
+GROUNDING_TASKS = tuple(task for task in TASKS if task != "qa")
+# Beside LLaMA-Factory's `generated_predictions.jsonl`, which holds texts only, and sampled ones unless told otherwise.
+PREDICTIONS = "predictions.jsonl"
+
+logger = logging.get_logger(__name__)
 
 
 def split_head_groups(optimizer: torch.optim.Optimizer, model: torch.nn.Module, lr: float) -> None:
@@ -119,18 +129,36 @@ def grounding_trainer(base: type) -> type:
             output = super().evaluation_loop(dataloader, *args, **kwargs)
             prefix = kwargs.get("metric_key_prefix", "eval")
             if self.options["grounding_metrics"] and not self.args.predict_with_generate:
-                if is_deepspeed_zero3_enabled() or self.is_fsdp_enabled:
-                    # Ranks would have to generate in step; a sharded model is scored by `predict` afterwards.
+                if self._sharded:
+                    # A sharded model is scored by `predict` afterwards.
                     return output
 
-                metrics = self._ground(dataloader.dataset)
+                metrics = self._grounding_metrics(dataloader.dataset)
                 output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
 
             return output
 
+        def save_predictions(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
+            super().save_predictions(dataset, *args, **kwargs)
+            if self._sharded:
+                logger.warning(f"No {PREDICTIONS}: a sharded model is scored by `spacevllm-cli predict` afterwards.")
+                return
+
+            _, predictions = self._ground(dataset, TASKS, self._gen_kwargs["max_new_tokens"])
+            if self.is_world_process_zero():
+                with replaced(Path(self.args.output_dir) / PREDICTIONS) as file:
+                    append_lines(file, map(dump_row, predictions))
+
+        @property
+        def _sharded(self) -> bool:
+            """Whether ranks would have to generate in step."""
+            return is_deepspeed_zero3_enabled() or self.is_fsdp_enabled
+
         @torch.no_grad()
-        def _ground(self, dataset: Any) -> dict[str, float]:
-            """Ground this rank's share of a data set and score the whole; the same numbers `evaluate` would give."""
+        def _ground(
+            self, dataset: Any, tasks: Sequence[str], max_new_tokens: int
+        ) -> tuple[list[AnnotationRow], list[PredictionRow]]:
+            """Ground the annotation rows of some tasks, greedily; each rank its share, all get the whole, in order."""
             collator = self.data_collator
             prompter = collator.template.mm_plugin.prompter(collator.processor)
             model = self.accelerator.unwrap_model(self.model)
@@ -138,7 +166,7 @@ def grounding_trainer(base: type) -> type:
             rows, items = [], []
             for example in dataset:
                 row = AnnotationRow.model_validate_json(example["annotation"]) if example["annotation"] else None
-                if row is not None and row.task != "qa":
+                if row is not None and row.task in tasks:
                     system, messages = row_prompt(row)
                     media = (example["images"] or [], example["videos"] or [])
                     rows.append(row)
@@ -151,13 +179,19 @@ def grounding_trainer(base: type) -> type:
             predictions = []
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 for start in range(0, len(share), size):
-                    predictions += ground_batch(model, prompter, share[start : start + size])
+                    predictions += ground_readable(engine, share[start : start + size], max_new_tokens)
 
             model.train(was_training)
             if self.args.world_size > 1:
                 dumps = gather_object([prediction.model_dump() for prediction in predictions])
                 predictions = [PredictionRow.model_validate(dump) for dump in dumps]
 
+            places = {row.id: place for place, row in enumerate(rows)}
+            return rows, sorted(predictions, key=lambda prediction: places[prediction.id])
+
+        def _grounding_metrics(self, dataset: Any) -> dict[str, float]:
+            """The same numbers that `predict` and `evaluate` would give."""
+            rows, predictions = self._ground(dataset, GROUNDING_TASKS, MAX_NEW_TOKENS)
             metrics: dict[str, float] = {}
             for task in dict.fromkeys(row.task for row in rows):
                 ours = {row.id for row in rows if row.task == task}
@@ -167,7 +201,9 @@ def grounding_trainer(base: type) -> type:
                     [prediction for prediction in predictions if prediction.id in ours],
                 ).report()["groups"]["all"]
                 prefix = "" if task == "stvg" else f"{task}_"
-                metrics.update({f"{prefix}{name}": value for name, value in scores.items() if name != "n"})
+                metrics.update(
+                    {f"{prefix}{name}": value for name, value in scores.items() if isinstance(value, float)}
+                )
 
             return metrics
 

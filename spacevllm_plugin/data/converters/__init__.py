@@ -5,12 +5,16 @@ from .base import Report, Source, SourceError
 from .charades_sta import CharadesSTA
 from .coco_refexp import CocoRefexp
 from .didemo import DiDeMo
+from .egoschema import EgoSchema
 from .hcstvg import HCSTVG1, HCSTVG2
+from .mvbench import MVBench
 from .qvhighlights import QVHighlights
 from .qwenvl_rec import QwenVLRec
 from .refcoco import RefCOCO
 from .st_align import STAlign
 from .tacos import TACoS
+from .tempcompass import TempCompass
+from .videomme import VideoMME
 from .vidstg import VidSTG
 from .writer import convert, summary_path
 
@@ -30,6 +34,10 @@ SOURCES: dict[str, type[Source]] = {
         STAlign,
         CocoRefexp,
         QwenVLRec,
+        MVBench,
+        VideoMME,
+        TempCompass,
+        EgoSchema,
     )
 }
 

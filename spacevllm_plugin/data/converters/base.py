@@ -32,7 +32,7 @@ class Sample:
 
     Attributes:
         id: From content alone; the writer tells exact repetitions apart.
-        task: `stvg`, `vtg` or `rec`.
+        task: `stvg`, `vtg`, `rec` or `qa`.
         query: The sentence, tidied.
         medium: Path of the video or image, relative to the media folder.
         media: As in `AnnotationRow`.
@@ -40,6 +40,8 @@ class Sample:
         group: As in `AnnotationRow`.
         interrogative: The sentence is a question.
         question: The user's words where the source has its own; None takes one of `data.prompts`.
+        reply: The assistant's words where the source has its own; None takes one of `data.prompts`.
+        tags: As in `AnnotationRow`.
         repairs: Short names of what was mended.
     """
 
@@ -48,10 +50,12 @@ class Sample:
     query: str
     medium: str
     media: Media | None
-    target: Target
+    target: Target | None
     group: str | None = None
     interrogative: bool = False
     question: str | None = None
+    reply: str | None = None
+    tags: dict[str, str] | None = None
     repairs: set[str] = field(default_factory=set)
 
 

@@ -65,7 +65,7 @@ def phrase(sample: Sample) -> AnnotationRow:
     """The row of a sample: its id decides the wording of question and answer."""
     column = "images" if sample.task == "rec" else "videos"
     question = sample.question or instruction(sample.task, sample.query, sample.id, sample.interrogative)
-    reply = answer(sample.task, sample.target.span_seconds, sample.id)
+    reply = sample.reply or answer(sample.task, sample.target.span_seconds, sample.id)
     return AnnotationRow(
         id=sample.id,
         task=sample.task,
@@ -77,6 +77,7 @@ def phrase(sample: Sample) -> AnnotationRow:
         ],
         media=sample.media,
         target=sample.target,
+        tags=sample.tags,
         **{column: [sample.medium]},
     )
 

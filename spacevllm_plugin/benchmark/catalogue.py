@@ -1,0 +1,152 @@
+"""Which files a benchmark is made of, and how it is scored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.converters.base import Source
+from ..data.converters.charades_sta import CharadesSTA
+from ..data.converters.egoschema import EgoSchema
+from ..data.converters.hcstvg import HCSTVG1, HCSTVG2
+from ..data.converters.mvbench import MVBench
+from ..data.converters.refcoco import RefCOCO
+from ..data.converters.tempcompass import KINDS, TempCompass
+from ..data.converters.videomme import VideoMME
+from ..data.converters.vidstg import VidSTG
+from ..evaluation import Rules
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One way to score; the first of a benchmark's is its headline."""
+
+    protocol: str = "native"
+    rules: Rules = Rules()
+
+    @property
+    def name(self) -> str:
+        """As it stands in reports."""
+        shift, strict = self.rules.gt_end_shift, self.rules.strict
+        return self.protocol + (f", gt end {shift:+d}" if shift else "") + (", above threshold" if strict else "")
+
+
+# The STCAT family shortens HC-STVG's true spans by their last frame.
+_SHORTENED = Rules(gt_end_shift=-1)
+_HCSTVG = (
+    Scoring(),
+    Scoring("tubedetr"),
+    *(Scoring(protocol, _SHORTENED) for protocol in ("stcat", "cgstvg", "tastvg")),
+    Scoring("hcstvg"),
+    Scoring("stalign"),
+)
+_VIDSTG = tuple(map(Scoring, ("native", "tubedetr", "stcat", "cgstvg", "tastvg", "stalign")))
+_CHARADES = (Scoring(), Scoring(rules=Rules(strict=True)))
+_REC = tuple(map(Scoring, ("native", "mdetr", "mattnet", "qwenvl")))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: As in `spacevllm-cli benchmark NAME`.
+        task: `stvg`, `vtg`, `rec` or `qa`.
+        needs: Files and folders below the data folder without which it cannot run.
+        sources: The converters' sources, given the folders `raw` and `media`.
+        scorings: How it is scored, the headline first.
+    """
+
+    name: str
+    task: str
+    needs: tuple[str, ...]
+    sources: Callable[[Path, Path], list[Source]]
+    scorings: tuple[Scoring, ...] = (Scoring(),)
+
+    def missing(self, data_dir: Path) -> list[str]:
+        """What of `needs` is not there."""
+        return [path for path in self.needs if not (data_dir / path).exists()]
+
+
+def _refer(name: str, splits: tuple[str, ...]) -> Benchmark:
+    return Benchmark(
+        name,
+        "rec",
+        (f"raw/refer/{name}", "media/coco/train2014"),
+        lambda raw, media: [RefCOCO(refer_dir=raw / "refer", dataset_name=name, split=split) for split in splits],
+        _REC,
+    )
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "hcstvg-v1",
+            "stvg",
+            ("raw/hcstvg1/test.json", "media/hcstvg"),
+            lambda raw, media: [HCSTVG1(annotations=raw / "hcstvg1/test.json", split="test")],
+            _HCSTVG,
+        ),
+        Benchmark(
+            "hcstvg-v2",
+            "stvg",
+            ("raw/hcstvg2/valv2.json", "media/hcstvg"),
+            lambda raw, media: [HCSTVG2(annotations=raw / "hcstvg2/valv2.json", split="val")],
+            _HCSTVG,
+        ),
+        Benchmark(
+            "vidstg",
+            "stvg",
+            ("raw/vidstg/test_annotations.json", "raw/vidor/validation", "media/vidor"),
+            lambda raw, media: [
+                VidSTG(annotations=raw / "vidstg/test_annotations.json", boxes=raw / "vidor/validation", split="test")
+            ],
+            _VIDSTG,
+        ),
+        Benchmark(
+            "charades-sta",
+            "vtg",
+            ("raw/charades/charades_sta_test.txt", "raw/charades/Charades_v1_test.csv", "media/charades"),
+            # Without a media folder: a missing video is then a miss, not one item less in the mean.
+            lambda raw, media: [
+                CharadesSTA(
+                    annotations=raw / "charades/charades_sta_test.txt",
+                    lengths=raw / "charades/Charades_v1_test.csv",
+                    split="test",
+                )
+            ],
+            _CHARADES,
+        ),
+        _refer("refcoco", ("val", "testA", "testB")),
+        _refer("refcoco+", ("val", "testA", "testB")),
+        _refer("refcocog", ("val", "test")),
+        Benchmark(
+            "mvbench",
+            "qa",
+            ("raw/mvbench", "media/mvbench"),
+            lambda raw, media: [MVBench(annotations=raw / "mvbench", media_dir=media)],
+        ),
+        Benchmark(
+            "videomme",
+            "qa",
+            ("raw/videomme/test-00000-of-00001.parquet", "media/videomme"),
+            lambda raw, media: [VideoMME(annotations=raw / "videomme/test-00000-of-00001.parquet")],
+        ),
+        Benchmark(
+            "tempcompass",
+            "qa",
+            (*(f"raw/tempcompass/{kind}.json" for kind in KINDS), "media/tempcompass"),
+            lambda raw, media: [
+                TempCompass(annotations=raw / f"tempcompass/{kind}.json", kind=kind) for kind in KINDS
+            ],
+        ),
+        Benchmark(
+            "egoschema",
+            "qa",
+            ("raw/egoschema/questions.json", "raw/egoschema/subset_answers.json", "media/egoschema"),
+            lambda raw, media: [
+                EgoSchema(annotations=raw / "egoschema/questions.json", answers=raw / "egoschema/subset_answers.json")
+            ],
+        ),
+    )
+}

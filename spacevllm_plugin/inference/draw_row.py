@@ -1,0 +1,54 @@
+"""Pictures of an annotation row: its media found, its tubes drawn."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from ..data.schema import AnnotationRow
+from ..data.video import VideoRef
+from .render import Tube, contact_sheet, render_image, render_video
+
+
+def file_name(row_id: str) -> str:
+    """An id as part of a file name; different ids may give the same."""
+    return re.sub(r"[^\w.-]+", "_", row_id)[:150]
+
+
+def draw_row(
+    row: AnnotationRow, tubes: list[Tube], media_dir: Path, stem: Path, video: bool = False
+) -> Iterator[Path]:
+    """Draw a row that has a target; the paths of the pictures, each once it is written.
+
+    Args:
+        row: The row.
+        tubes: What to draw on it.
+        media_dir: What the row's paths start from.
+        stem: Path of the pictures without their suffix: `.png`, a contact sheet or the image, and `.mp4`.
+        video: Also write the clip as a video (not for images).
+
+    Raises:
+        MediaError: The video cannot be read.
+        OSError: The image cannot be read, or a picture cannot be written.
+    """
+    caption = row.query or re.sub(r"<(video|image)>\s*", "", row.messages[0].content)
+    # Not `with_suffix`: an id may hold dots.
+    sheet, movie = Path(f"{stem}.png"), Path(f"{stem}.mp4")
+    if row.task == "rec":
+        render_image(Image.open(media_dir / row.images[0]), tubes, sheet, caption)
+        yield sheet
+        return
+
+    source = row.videos[0]
+    paths = [str(media_dir / path) for path in ([source] if isinstance(source, str) else source)]
+    ref = VideoRef.parse(paths[0] if isinstance(source, str) else paths)
+    if row.media is not None:
+        ref = replace(ref, clip=row.media.clip, fps=row.media.fps)
+
+    contact_sheet(ref, tubes, sheet, caption)
+    yield sheet
+    if video:
+        render_video(ref, tubes, movie, caption)
+        yield movie
