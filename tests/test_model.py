@@ -184,6 +184,27 @@ def test_more_frames_than_queries_work(make_engine, media, backbone):
     assert len(result.boxes) == (3 if backbone == "qwen2_5_vl" else 5)
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_presence_is_read_at_three_quarters_of_the_depth_and_changes_no_box(make_engine, prompts, backbone):
+    engine = make_engine(backbone, presence_head=True)
+    model, item = engine.model, prompts(engine)["video"]
+    batch = supervised(engine, [item])
+    result = run(engine, {**batch, "output_hidden_states": True})
+    assert len(result.hidden_states) == 5 and len(result.presence) == len(result.boxes)
+    states = result.hidden_states[3][batch["input_ids"] == model.config.staq_token_id]
+    expected = model.space_decoder.presence(torch.nn.functional.rms_norm(states, states.shape[-1:]))[:, 0]
+    assert torch.allclose(result.presence, expected, atol=1e-5)
+    weights = model.loss_options
+    parts = result.loss_lm + weights.presence_loss_weight * result.loss_presence
+    parts += weights.space_loss_weight * (
+        weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
+    )
+    assert result.loss_presence > 0 and torch.allclose(result.loss, parts)
+    assert torch.equal(result.boxes, run(engine, collate(engine, [item])).boxes)
+    _, sink = generate(engine, collate(engine, [item]))
+    assert torch.allclose(sink[0], result.boxes, **CLOSE)
+
+
 # Generation.
 
 
