@@ -76,6 +76,20 @@ def engine(request, make_engine):
     return make_engine(request.param)
 
 
+def changed(row, **changes):
+    """A copy of a row with other values at dotted paths (`__` for the dot)."""
+    row = json.loads(json.dumps(row))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        holder = row
+        for parent in parents:
+            holder = holder[parent]
+
+        holder[last] = value
+
+    return row
+
+
 def picture(number, width=48, height=48):
     """A picture that no other number gives."""
     rng = np.random.default_rng(number)

@@ -1,8 +1,8 @@
 """Bad input: one clear line, nothing lost."""
 
-import json
 import math
 
+import conftest
 import pytest
 from runs import train, write_data
 
@@ -27,17 +27,8 @@ def good(tmp_path_factory):
 
 
 def changed(row: dict, new_id: str, **changes) -> dict:
-    """A copy of a row with other values at dotted paths."""
-    row = json.loads(json.dumps({**row, "id": new_id}))
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        holder = row
-        for parent in parents:
-            holder = holder[parent]
-
-        holder[last] = value
-
-    return row
+    """A copy of a row with another id, and other values at dotted paths."""
+    return conftest.changed({**row, "id": new_id}, **changes)
 
 
 def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:

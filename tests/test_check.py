@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_image, write_video
+from conftest import changed, write_image, write_video
 
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.check.library import CRASHED, Library
@@ -58,20 +58,6 @@ def folder(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     (tmp_path / "broken.png").write_bytes((tmp_path / "i.png").read_bytes()[:20])
     return tmp_path
-
-
-def changed(row, **changes):
-    """A copy of a row with other values at dotted paths (`__` for the dot)."""
-    row = json.loads(json.dumps(row))
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        holder = row
-        for parent in parents:
-            holder = holder[parent]
-
-        holder[last] = value
-
-    return row
 
 
 def reply(text, role="assistant"):

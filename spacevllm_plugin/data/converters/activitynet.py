@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from .base import Raw, Report, Sample, option, parse_raw
-from .moments import MomentSource
+from .moments import MomentSource, paired
 from .streams import json_entries
 
 
@@ -43,12 +43,7 @@ class ActivityNet(MomentSource):
             if raw is None:
                 continue
 
-            if len(raw.timestamps) != len(raw.sentences):
-                case = f"{video}: {len(raw.timestamps)} timestamps, {len(raw.sentences)} sentences"
-                report.drop("malformed", case)
-                continue
-
-            for index, (span, sentence) in enumerate(zip(raw.timestamps, raw.sentences)):
+            for index, span, sentence in paired(video, raw.timestamps, raw.sentences, report):
                 sample_id = f"activitynet_captions/{self.split}/{video}/{span[0]:g}-{span[1]:g}/{index}"
                 sample = self.moment(report, sample_id, f"{video}.mp4", sentence, [span], raw.duration)
                 if sample is not None:

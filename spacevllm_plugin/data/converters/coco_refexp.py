@@ -6,11 +6,10 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, option, parse_raw, text_key
+from .base import Raw, Report, Sample, option, parse_raw
 from .boxes import Box, xyxy
-from .expressions import ExpressionSource
+from .expressions import NamedExpressionSource
 from .streams import DiskTable, json_items
-from .text import tidy
 
 
 class _Annotation(Raw):
@@ -28,7 +27,7 @@ class _Image(Raw):
 
 
 @dataclass(kw_only=True)
-class CocoRefexp(ExpressionSource):
+class CocoRefexp(NamedExpressionSource):
     """MDETR's finetune_*.json or LLaVA-ST's files: COCO with one image entry for each sentence.
 
     The boxes are joined in a temporary file on disk.
@@ -41,19 +40,12 @@ class CocoRefexp(ExpressionSource):
     )
 
     annotations: Path = option("the JSON file", Path)
-    dataset_name: str = option("name of the data set, for the ids and dataset_info.json")
-    split: str = option("name of the split, likewise")
     join: str = option(
         "field of an annotation that holds the id of its image entry: image_id (MDETR) or id (LLaVA-ST) "
         "(default: %(default)s)",
         default="image_id",
         choices=("image_id", "id"),
     )
-
-    @property
-    def dataset(self) -> str:
-        """Name of the entry in dataset_info.json."""
-        return f"{self.dataset_name}_{self.split}"
 
     def samples(self, report: Report) -> Iterator[Sample]:
         """Store the boxes, then go image entry by image entry."""
@@ -75,6 +67,5 @@ class CocoRefexp(ExpressionSource):
             return report.drop("several_boxes" if found else "no_box", f"image entry {raw.id} ({raw.file_name})")
 
         image = PurePosixPath(raw.file_name).name
-        place = "-".join(f"{value:g}" for value in found[0])
-        sample_id = f"{self.dataset_name}/{self.split}/{image}/{place}/{text_key(tidy(raw.caption))}"
+        sample_id = self.named_id(image, found[0], raw.caption)
         return self.expression(report, sample_id, image, (raw.width, raw.height), raw.caption, xyxy(found[0]))

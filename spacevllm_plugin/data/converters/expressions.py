@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..schema import Media, Target
-from .base import Report, Sample, Source, option
+from .base import Report, Sample, Source, option, text_key
 from .boxes import Box, fit_box
 from .text import tidy
 
@@ -49,3 +49,21 @@ class ExpressionSource(Source):
             target=Target(frames=[0], boxes=[fitted]),
             repairs={repair} if repair else set(),
         )
+
+
+@dataclass(kw_only=True)
+class NamedExpressionSource(ExpressionSource):
+    """A file in a shape that several sets share, so that the user names the set."""
+
+    dataset_name: str = option("name of the data set, for the ids and dataset_info.json")
+    split: str = option("name of the split, likewise")
+
+    @property
+    def dataset(self) -> str:
+        """Name of the entry in dataset_info.json."""
+        return f"{self.dataset_name}_{self.split}"
+
+    def named_id(self, image: str, box: Box, sentence: str) -> str:
+        """A sample's id, from the image's file name, the box as annotated, and the sentence."""
+        place = "-".join(f"{value:g}" for value in box)
+        return f"{self.dataset_name}/{self.split}/{image}/{place}/{text_key(tidy(sentence))}"

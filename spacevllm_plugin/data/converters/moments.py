@@ -1,5 +1,6 @@
 """What the temporal sets share: a span in seconds, and the video's own facts where the files are at hand."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def find_video(folder: Path, name: str) -> str | None:
     stems = (name, Path(name).stem) if Path(name).suffix.lower() in VIDEO_SUFFIXES else (name,)
     candidates = (name, *(stem + suffix for stem in stems for suffix in VIDEO_SUFFIXES))
     return next((candidate for candidate in candidates if (folder / candidate).is_file()), None)
+
+
+def paired(
+    video: str, timestamps: list[Span], sentences: list[str], report: Report
+) -> Iterator[tuple[int, Span, str]]:
+    """Index, span and sentence for each sentence of a video; none, and a drop, where the two lists differ in length."""
+    if len(timestamps) != len(sentences):
+        report.drop("malformed", f"{video}: {len(timestamps)} timestamps, {len(sentences)} sentences")
+        return
+
+    for index, (span, sentence) in enumerate(zip(timestamps, sentences)):
+        yield index, span, sentence
 
 
 @dataclass(kw_only=True)

@@ -6,11 +6,10 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, option, parse_raw, text_key
+from .base import Raw, Report, Sample, option, parse_raw
 from .boxes import Box
-from .expressions import ExpressionSource
+from .expressions import NamedExpressionSource
 from .streams import lines
-from .text import tidy
 
 
 class _Item(Raw):
@@ -22,7 +21,7 @@ class _Item(Raw):
 
 
 @dataclass(kw_only=True)
-class QwenVLRec(ExpressionSource):
+class QwenVLRec(NamedExpressionSource):
     """Qwen-VL's JSONL files: image, sent, bbox (xyxy in pixels), width, height.
 
     Only the last part of an image's path is used.
@@ -35,13 +34,6 @@ class QwenVLRec(ExpressionSource):
     )
 
     annotations: Path = option("the JSONL file", Path)
-    dataset_name: str = option("name of the data set, for the ids and dataset_info.json")
-    split: str = option("name of the split, likewise")
-
-    @property
-    def dataset(self) -> str:
-        """Name of the entry in dataset_info.json."""
-        return f"{self.dataset_name}_{self.split}"
 
     def samples(self, report: Report) -> Iterator[Sample]:
         """Read line by line."""
@@ -51,8 +43,7 @@ class QwenVLRec(ExpressionSource):
                 continue
 
             image = PurePosixPath(raw.image).name
-            place = "-".join(f"{value:g}" for value in raw.bbox)
-            sample_id = f"{self.dataset_name}/{self.split}/{image}/{place}/{text_key(tidy(raw.sent))}"
+            sample_id = self.named_id(image, raw.bbox, raw.sent)
             sample = self.expression(report, sample_id, image, (raw.width, raw.height), raw.sent, raw.bbox)
             if sample is not None:
                 yield sample

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from .base import Raw, Report, Sample, option, parse_raw
-from .moments import MomentSource
+from .moments import MomentSource, paired
 from .streams import json_entries
 
 
@@ -44,13 +44,8 @@ class TACoS(MomentSource):
             if raw is None:
                 continue
 
-            if len(raw.timestamps) != len(raw.sentences):
-                case = f"{video}: {len(raw.timestamps)} timestamps, {len(raw.sentences)} sentences"
-                report.drop("malformed", case)
-                continue
-
             length = raw.num_frames / raw.fps
-            for index, ((first, last), sentence) in enumerate(zip(raw.timestamps, raw.sentences)):
+            for index, (first, last), sentence in paired(video, raw.timestamps, raw.sentences, report):
                 sample_id = f"tacos/{self.split}/{video}/{first:g}-{last:g}/{index}"
                 sample = self.moment(report, sample_id, video, sentence, [(first / raw.fps, last / raw.fps)], length)
                 if sample is not None:
