@@ -107,18 +107,27 @@ def train_plain(recipe: Path, overrides: list[str]) -> None:
 def plain_recipe(out: Path) -> Path:
     """The quickstart's recipe without our options."""
     import yaml
-    from llamafactory.hparams import ModelArguments
 
     from spacevllm_plugin.integration.arguments import LossOptions, TrainingOptions
     from spacevllm_plugin.modeling.configuration import GroundingOptions
 
     ours = {name for options in (GroundingOptions, LossOptions, TrainingOptions) for name in vars(options())}
-    ours -= set(vars(ModelArguments()))
     recipe = {name: value for name, value in yaml.safe_load(RECIPE.read_text()).items() if name not in ours}
     recipe.update(template="qwen3_vl_nothink", dataset="control", video_fps=2.0)  # LLaMA-Factory picks frames by fps
     path = out / "control.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
+
+
+def drop_video_metadata(engine) -> None:
+    """LLaMA-Factory 0.9.5's chat makes a tensor of all that the processor returns, which fails on Qwen3-VL's metadata."""
+    plugin = engine.engine.template.mm_plugin
+    get_mm_inputs = plugin.get_mm_inputs
+
+    def without_metadata(*args, **kwargs) -> dict:
+        return {name: value for name, value in get_mm_inputs(*args, **kwargs).items() if name != "video_metadata"}
+
+    plugin.get_mm_inputs = without_metadata
 
 
 def generate(name: str, model: Path, rows: Path, out: Path) -> None:
@@ -132,6 +141,7 @@ def generate(name: str, model: Path, rows: Path, out: Path) -> None:
     else:
         limits = {"video_maxlen": 12, "video_fps": 2.0, "video_max_pixels": 2304}
         engine, asked = ChatModel({**common, **limits, "template": "qwen3_vl_nothink"}), twice
+        drop_video_metadata(engine)
 
     answers = []
     for i, row in enumerate(read_jsonl(rows)):
