@@ -36,6 +36,11 @@ INSTRUCTIONS = {
     ),
 }
 
+TIME_SENTENCE = (
+    "The video lasts for {duration} seconds, and {count} frames are uniformly sampled from it. "
+    "These frames are located at {times}. Please answer the following questions related to this video."
+)
+
 _SPAN_ANSWERS = (
     "From {start:.1f} to {end:.1f} seconds.",
     "It happens from {start:.1f} to {end:.1f} seconds.",
@@ -82,7 +87,4 @@ def _choose(phrasings: tuple[str, ...], key: str | None, part: str) -> str:
 def time_sentence(duration: float, seconds: list[float]) -> str:
     """LLaVA-Video's own sentence about the frames and their times, for backbones without native timestamps."""
     times = ",".join(f"{moment:.2f}s" for moment in seconds)
-    return (
-        f"The video lasts for {duration:.2f} seconds, and {len(seconds)} frames are uniformly sampled from it. "
-        f"These frames are located at {times}. Please answer the following questions related to this video."
-    )
+    return TIME_SENTENCE.format(duration=f"{duration:.2f}", count=len(seconds), times=times)

@@ -6,6 +6,7 @@ so a whole run can be tried without a download.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
@@ -33,7 +34,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from ..data.prompts import INSTRUCTIONS
+from ..data.prompts import INSTRUCTIONS, TIME_SENTENCE
 
 
 FRAME_SIZE = 48
@@ -107,8 +108,11 @@ TIMES = [f"{tenths / 10:.1f}" for tenths in range(0, 100, 5)]  # seconds
 PHRASES = [
     "You are a helpful assistant.",
     *dict.fromkeys(part for phrasings in INSTRUCTIONS.values() for part in phrasings[0].split("{query}")),
-    *(f"<{time} seconds>" for time in TIMES),
 ]
+# How a backbone is told the frames' times: a stamp before each frame, or one sentence about them all.
+STAMPS = [f"<{time} seconds>" for time in TIMES]
+SENTENCE = re.split(r"{\w+}", TIME_SENTENCE)
+SENTENCE_TIMES = [f"{quarters / 4:.2f}s" for quarters in range(40)]
 
 HALF = [0.5, 0.5, 0.5]
 # Pixels in all: small enough and large enough that a tiny frame keeps its size.
@@ -131,18 +135,18 @@ def default_corpus() -> list[str]:
         asked += [f"How many {noun}s appear? What does the {noun} in {colour} do?"]
 
     spans = [f"From {start} to {end} seconds." for start, end in product(TIMES, TIMES)]
-    stamps = [f"<{time} seconds>" for time in TIMES]
     preambles = [
-        f"The video lasts for {time}0 seconds, and {2 * i} frames are uniformly sampled from it. These frames are "
-        f"located at 0.00s,0.50s,1.00s,{time}0s. Please answer the following questions related to this video."
+        TIME_SENTENCE.format(duration=f"{time}0", count=2 * i, times=f"0.00s,0.50s,1.00s,{time}0s")
         for i, time in enumerate(TIMES)
     ]
     turns = ["system\nYou are a helpful assistant.", "user\nDescribe the image or the video.", "assistant\n"]
 
-    return asked + spans + stamps + preambles + turns * 2  # twice, since a pair that is seen once is not merged
+    return asked + spans + STAMPS + preambles + turns * 2  # twice, since a pair that is seen once is not merged
 
 
-def train_tokenizer(corpus: Iterable[str], special_tokens: Iterable[str]) -> Qwen2Tokenizer:
+def train_tokenizer(
+    corpus: Iterable[str], special_tokens: Iterable[str], times: Iterable[str], phrases: Iterable[str]
+) -> Qwen2Tokenizer:
     """Train a byte-level BPE that splits text as Qwen's does, with the special tokens after the text's as there."""
     blank = Qwen2Tokenizer(unk_token=None, eos_token=None, pad_token=None)
     trained = blank.train_new_from_iterator(corpus, vocab_size=1000, min_frequency=2, show_progress=False)
@@ -158,8 +162,8 @@ def train_tokenizer(corpus: Iterable[str], special_tokens: Iterable[str]) -> Qwe
         model_max_length=TEXT["max_position_embeddings"],
     )
     # Qwen writes a number digit by digit, which takes long to learn from nothing; a time is one token here.
-    tokenizer.add_tokens([AddedToken(time, single_word=True, normalized=False) for time in TIMES])
-    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in PHRASES])
+    tokenizer.add_tokens([AddedToken(time, single_word=True, normalized=False) for time in times])
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     return tokenizer
 
 
@@ -183,7 +187,7 @@ def _qwen_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
 
 
 def _qwen3_vl(corpus: Iterable[str], merge_size: int = 2) -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS)
+    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS, TIMES, PHRASES + STAMPS)
     # A visual token stays as large as ever. One frame per temporal patch: a video this small has no frames to spare.
     patch_size = 2 * PATCH_SIZE // merge_size
     patches = {"patch_size": patch_size, "merge_size": merge_size, "temporal_patch_size": 1}
@@ -218,7 +222,7 @@ def _qwen3_vl(corpus: Iterable[str], merge_size: int = 2) -> tuple[PreTrainedMod
 
 
 def _qwen2_5_vl(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS)
+    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS, TIMES + SENTENCE_TIMES, PHRASES + SENTENCE)
     patches = {"patch_size": PATCH_SIZE, "merge_size": 2, "temporal_patch_size": 2, "size": QWEN_SIZE}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**patches),
@@ -245,7 +249,7 @@ def _qwen2_5_vl(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]
 
 
 def _llava_onevision(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + LLAVA_TOKENS)
+    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + LLAVA_TOKENS, TIMES + SENTENCE_TIMES, PHRASES + SENTENCE)
     pixels = {"size": {"height": FRAME_SIZE, "width": FRAME_SIZE}, "image_mean": HALF, "image_std": HALF}
     pinpoints = [[FRAME_SIZE, FRAME_SIZE]]
     processor = LlavaOnevisionProcessor(
