@@ -95,19 +95,24 @@ def test_tempcompass_groups_by_dimension(tmp_path):
 
 def test_mvbench_takes_the_part_that_is_asked_about(tmp_path):
     media = tmp_path / "media"
-    for folder in ("star/Charades_v1_480", "perception/videos", "sta/sta_video_segment"):
-        (media / "mvbench" / folder).mkdir(parents=True)
-        write_video(media / "mvbench" / folder / "v.mp4", 20, fps=4)  # 5 s
+    for path in ("star/Charades_v1_480/v.mp4", "perception/videos/v.mp4", "sta/sta_video_segment/v_1.0_3.5.mp4"):
+        (media / "mvbench" / path).parent.mkdir(parents=True)
+        write_video(media / "mvbench" / path, 20, fps=4)  # 5 s
 
     frames = media / "mvbench/tvqa/frames_fps3_hq/castle"
     frames.mkdir(parents=True)
     for i in range(12):  # 4 s at 3 frames a second
         write_image(frames / f"{i:05}.jpg", i)
 
+    later = media / "mvbench/data0613/star/Charades_v1_480"
+    later.mkdir(parents=True)
+    write_video(later / "new.mp4", 20, fps=4)
+
     item = {"video": "v.mp4", "question": "What next?", "candidates": ["He sits.", "He runs."], "answer": "He runs."}
     part = {**item, "start": 1.0, "end": 3.5}
     write_json(tmp_path / "raw/action_sequence.json", [part])
-    write_json(tmp_path / "raw/action_localization.json", [part])
+    write_json(tmp_path / "raw/action_prediction.json", [{**part, "video": "new.mp4"}])
+    write_json(tmp_path / "raw/action_localization.json", [{**part, "video": "v_1.0_3.5.mp4"}])
     write_json(tmp_path / "raw/state_change.json", [item, {**item, "answer": "He flies."}])
     write_json(tmp_path / "raw/episodic_reasoning.json", [{**item, "video": "castle", "start": 0.0, "end": 2.0}])
     out = converted("mvbench", tmp_path / "test.jsonl", annotations=tmp_path / "raw", media_dir=media)
@@ -116,9 +121,12 @@ def test_mvbench_takes_the_part_that_is_asked_about(tmp_path):
     row = out.row("action_sequence")
     assert row["videos"] == ["mvbench/star/Charades_v1_480/v.mp4"] and row["group"] == "action_sequence"
     assert (row["media"]["fps"], row["media"]["num_frames"], row["media"]["clip"]) == (4.0, 20, [4, 14])
+    # The same of a video that the authors packed later.
+    row = out.row("action_prediction")
+    assert row["videos"] == ["mvbench/data0613/star/Charades_v1_480/new.mp4"] and row["media"]["clip"] == [4, 14]
     # Segments as the authors cut them: all of the file.
     row = out.row("action_localization")
-    assert row["videos"] == ["mvbench/sta/sta_video_segment/v.mp4"] and "media" not in row
+    assert row["videos"] == ["mvbench/sta/sta_video_segment/v_1.0_3.5.mp4"] and "media" not in row
     row = out.row("state_change")
     assert question(row) == Question({"A": "He sits.", "B": "He runs."}, "B") and "media" not in row
     # Frame images: 3 a second, whatever the reader's default.

@@ -37,6 +37,8 @@ FOLDERS = {
 }
 # Recoded copies that the authors offer in place of a folder.
 CONVERTED = {"ssv2_video": "ssv2_video_mp4", "nturgbd": "nturgbd_convert"}
+# What the authors packed later, `data0613.zip`: videos of CLEVRER and STAR that are in neither of these two archives.
+LATER = "data0613"
 TVQA_FPS = 3.0
 
 
@@ -53,8 +55,9 @@ class _Item(Raw):
 class MVBench(QuestionSource):
     """MVBench: twenty temporal tasks, multiple choice; `group` is the task.
 
-    Reads TASK.json of a folder. Some tasks ask about a part of a video: the clip is taken from `start` and `end` where
-    the media folder holds whole videos, and is the file where it holds the authors' segments.
+    Reads TASK.json of a folder. Some tasks ask about a part of a video. The authors publish two branches: `main` has whole
+    videos, and the clip is taken from `start` and `end`; `video`, which lmms-eval reads, has cut segments, and its JSON
+    names these. Either will do, JSON and videos from the same one.
     """
 
     name = "mvbench"
@@ -108,7 +111,7 @@ class MVBench(QuestionSource):
         """The video's path below `folder`, and a reference to it where only a part of it is meant."""
         root = self.media_dir / self.folder
         for place, folder in enumerate(FOLDERS[task]):
-            for name in (folder, CONVERTED.get(folder)):
+            for name in (folder, CONVERTED.get(folder), f"{LATER}/{folder}"):
                 if name is not None and (root / name / item.video).exists():
                     path = f"{name}/{item.video}"
                     frames = (root / path).is_dir()

@@ -30,7 +30,7 @@ class _Video(Raw):
 class TempCompass(QuestionSource):
     """TempCompass, the questions with one right answer: multiple choice, or yes and no.
 
-    `group` is the temporal dimension. Caption matching and captioning are not read: their answers are no options.
+    `group` is the temporal dimension. Caption matching and captioning are not read.
     """
 
     name = "tempcompass"

@@ -61,6 +61,13 @@ class SpaceVLLM(lmms):
             answers += self._answer(batch)
             bar.update(len(batch))
 
+        if empty := answers.count(""):
+            logger.warning(
+                "%d of %d answers are empty: some tasks, as MVBench, leave these out of their mean",
+                empty,
+                len(answers),
+            )
+
         return answers
 
     def _answer(self, requests: list[Any]) -> list[str]:
