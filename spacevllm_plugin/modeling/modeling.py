@@ -226,10 +226,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
         index = index_queries(is_query, is_visual, layout)
         row = index.row[:, None]
+        # The first by position: peft's wrapper of modules to save wants one such argument.
         return self.space_decoder(
-            states[
-                index.row, index.position
-            ],  # by position: peft's wrapper of modules to save wants one such argument
+            states[index.row, index.position],
             visual=states[row, index.visual],
             visual_mask=index.visual_mask,
             centers=index.centers,
