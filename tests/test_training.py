@@ -310,3 +310,23 @@ def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, 
     counts = json.loads((tmp_path / "scores.json").read_text())["counts"]
     assert counts["missing"] == counts["failed"] == 0
     assert counts["scored"] + counts["unreadable"] == sum(row.task == "stvg" for row in rows)
+
+
+def test_llamafactorys_accuracy_goes_with_our_losses(base, data, tmp_path):
+    log = train(
+        base,
+        data,
+        tmp_path / "out",
+        dataset="rows",
+        eval_dataset="rows",
+        max_samples=4,
+        max_steps=1,
+        compute_accuracy=True,
+        grounding_metrics=False,
+        presence_head=True,
+        per_device_eval_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    accuracy = next(entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry)
+    assert 0 <= accuracy <= 1

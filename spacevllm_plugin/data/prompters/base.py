@@ -199,8 +199,12 @@ class Prompter(ABC):
         owners: list[tuple[VideoPlan | ImagePlan, int]] = []  # each query's medium, and its place in it
         while len(owners) < len(queries):
             begin = queries[len(owners) - 1] + 1 if owners else 0
-            kind = next(token for token in ids[begin : queries[len(owners)]] if token in (image, video))
-            plan = next(images) if kind == image else next(videos)
+            visual = [token for token in ids[begin : queries[len(owners)]] if token in (image, video)]
+            plan = next(images if image in visual else videos, None)
+            # (A newline token may stand behind the grid.)
+            if plan is None or len(visual) - (grid := self.grid(plan)).rows * grid.stride not in (0, 1):
+                raise MediaError(f"{self._name(plan or plans[-1])}: no longer as it was when the row was tokenised")
+
             plans.append(plan)
             owners += [(plan, i) for i in range(len(plan.groups) if isinstance(plan, VideoPlan) else 1)]
 
@@ -222,6 +226,10 @@ class Prompter(ABC):
             )
 
         return plans, lines
+
+    @staticmethod
+    def _name(plan: VideoPlan | ImagePlan) -> str:
+        return plan.ref.encode() if isinstance(plan, VideoPlan) else str(plan.source)
 
     def _caption(
         self, ids: list[int], queries: list[int], owners: list[tuple[VideoPlan | ImagePlan, int]], position: int
