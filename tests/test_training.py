@@ -330,3 +330,53 @@ def test_llamafactorys_accuracy_goes_with_our_losses(base, data, tmp_path):
     )
     accuracy = next(entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry)
     assert 0 <= accuracy <= 1
+
+
+def test_evaluation_computes_no_logits_that_nobody_asked_for(base, data, tmp_path, monkeypatch):
+    from spacevllm_plugin.modeling.backbones.qwen3_vl import SpaceVLLMQwen3VLForConditionalGeneration as Model
+
+    forward, positions = Model.forward, []
+
+    def watched(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        if output.logits is not None:
+            positions.append(output.logits.shape[1])
+
+        return output
+
+    monkeypatch.setattr(Model, "forward", watched)
+    common = {"dataset": "rows", "eval_dataset": "rows", "max_samples": 4, "max_steps": 1, "grounding_metrics": False}
+    log = train(base, data, tmp_path / "out", **common, eval_strategy="steps", eval_steps=1)
+    assert any("eval_loss" in entry for entry in log)
+    assert positions and set(positions) == {1}
+
+
+def test_converted_adapter_keeps_the_options(base, data, tmp_path):
+    """`pissa_convert` writes the adapter that is to be merged into a folder of its own."""
+    from llamafactory.train.tuner import export_model
+
+    train(
+        base,
+        data,
+        tmp_path / "out",
+        dataset="rows",
+        max_samples=4,
+        max_steps=1,
+        finetuning_type="lora",
+        lora_target="all",
+        freeze_vision_tower=True,
+        pissa_init=True,
+        pissa_iter=4,
+        pissa_convert=True,
+        instruction_first=True,
+        staq_num_queries=5,
+    )
+    adapter = tmp_path / "out" / "pissa_converted"
+    paths = {
+        "model_name_or_path": str(base),
+        "adapter_name_or_path": str(adapter),
+        "export_dir": str(tmp_path / "merged"),
+    }
+    export_model({**paths, "template": "spacevllm_qwen3_vl", "infer_dtype": "float32"})
+    options = json.loads((tmp_path / "merged" / "config.json").read_text())["grounding"]
+    assert options["instruction_first"] and options["staq_num_queries"] == 5

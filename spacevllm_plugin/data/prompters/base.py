@@ -229,7 +229,7 @@ class Prompter(ABC):
 
     @staticmethod
     def _name(plan: VideoPlan | ImagePlan) -> str:
-        return plan.ref.encode() if isinstance(plan, VideoPlan) else str(plan.source)
+        return str(plan.ref.path or plan.ref.frames[0] if isinstance(plan, VideoPlan) else plan.source)
 
     def _caption(
         self, ids: list[int], queries: list[int], owners: list[tuple[VideoPlan | ImagePlan, int]], position: int
