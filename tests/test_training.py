@@ -312,6 +312,27 @@ def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, 
     assert counts["scored"] + counts["unreadable"] == sum(row.task == "stvg" for row in rows)
 
 
+@pytest.mark.parametrize("on_prompt", [False, True])
+def test_placeholders_are_never_learned(base, data, tmp_path, on_prompt):
+    """`train_on_prompt` puts a label on every token of the prompt; those of frames and queries are no text."""
+    from llamafactory.hparams import get_train_args
+    from llamafactory.train.sft import workflow
+
+    args = arguments(base, data, tmp_path / "out", dataset="rows", max_samples=1, train_on_prompt=on_prompt)
+    model_args, data_args, training_args, *_ = get_train_args(args)
+    tokenizers = workflow.load_tokenizer(model_args)
+    template = workflow.get_template_and_fix_tokenizer(tokenizers["tokenizer"], data_args)
+    (row,) = workflow.get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizers)[
+        "train_dataset"
+    ]
+    names = ("<|staq|>", "<|video_pad|>", "<|im_start|>")
+    query, visual, turn = tokenizers["tokenizer"].convert_tokens_to_ids(names)
+    learned = {token for token, label in zip(row["input_ids"], row["labels"]) if label != -100}
+    assert {query, visual, turn} <= set(row["input_ids"])
+    assert not {query, visual} & learned
+    assert (turn in learned) == on_prompt
+
+
 def test_llamafactorys_accuracy_goes_with_our_losses(base, data, tmp_path):
     log = train(
         base,

@@ -51,6 +51,7 @@ def apply_recorded(model_args: Any, logger: Any) -> None:
 
         if getattr(model_args, name) == default[name]:
             setattr(model_args, name, value)
+            logger.info_rank0(f"`{name}: {value}` comes with the checkpoint.")
         elif name in ARCHITECTURE:
             raise ValueError(
                 f"`{name}: {getattr(model_args, name)}` does not fit this checkpoint, which was trained with {value}."

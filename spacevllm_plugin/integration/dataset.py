@@ -18,6 +18,7 @@ from .template import is_ours
 
 
 NO_CUTOFF = 2**30
+IGNORED = -100  # label of a token that teaches nothing
 PROMPT_OPTIONS = ("frame_sampling", "instruction_first", "frame_tokens")
 NAMED_ROWS = 50
 
@@ -82,7 +83,11 @@ class GroundingEncoding:
 
             input_ids, labels = input_ids[:cutoff_len], labels[:cutoff_len]
 
-        _, video_plans = self.template.mm_plugin.prompter(processor).plan([], videos)
+        # With `train_on_prompt` the model would learn to write what only stands for frames and queries.
+        plugin = self.template.mm_plugin
+        silent = {*self.tokenizer.convert_tokens_to_ids([STAQ_TOKEN, plugin.image_token, plugin.video_token])}
+        labels = [IGNORED if label in silent else label for label in labels]
+        _, video_plans = plugin.prompter(processor).plan([], videos)
         annotation = AnnotationRow.model_validate(row) if row is not None else None
         if video_plans and annotation is not None:
             check_span(annotation, video_plans[0].timeline.num_frames)
