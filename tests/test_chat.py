@@ -76,6 +76,22 @@ def test_text_alone_gets_no_block(chat_model):
     assert "```json" not in response.response_text
 
 
+def test_blocks_of_earlier_replies_are_not_shown_to_the_model(chat_model, media):
+    """Every front end sends a reply back as it came, with its tube, when the conversation goes on."""
+    videos, _ = media
+    question = {"role": "user", "content": "<video>When and where does the red circle move?"}
+    (first,) = chat_model.chat([dict(question)], videos=videos[:1])
+    plain = first.response_text.partition("\n\n```json")[0]
+    assert plain != first.response_text
+
+    def go_on(reply):
+        messages = [dict(question), {"role": "assistant", "content": reply}, {"role": "user", "content": "And then?"}]
+        (second,) = chat_model.chat(messages, videos=videos[:1])
+        return second
+
+    assert go_on(first.response_text) == go_on(plain)
+
+
 def test_several_answers_to_one_prompt(chat_model, media):
     videos, _ = media
     messages = [{"role": "user", "content": "When and where does the red circle move?"}]

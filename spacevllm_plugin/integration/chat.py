@@ -1,6 +1,7 @@
 """Hook on `chat.hf_engine`: replies of chat, API and web chat carry the tube as one JSON block behind the text."""
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from ..data.schema import MEDIA_TAG
 from ..data.targets import pixel_box
 from .template import is_ours
 
+
+OPENING, CLOSING = "\n\n```json\n", "\n```"
+BLOCK = re.compile(re.escape(OPENING) + r'\{"tubes": .*?\}' + re.escape(CLOSING), re.DOTALL)
 
 _call = threading.local()  # what `_process_args` hands to the `_chat` that called it, in the same thread
 
@@ -64,7 +68,7 @@ class TubeReply:
 
             tubes.append(tube)
 
-        return "\n\n```json\n" + json.dumps({"tubes": tubes}) + "\n```"
+        return OPENING + json.dumps({"tubes": tubes}) + CLOSING
 
 
 def _rounded(box: list[float], plan: Any) -> list[float]:
@@ -96,14 +100,16 @@ def install(module: ModuleType) -> None:
 
     @wraps(process_args)
     def _process_args(model, tokenizer, processor, template, generating_args, messages, *args, **kwargs):
-        stock = (model, tokenizer, processor, template, generating_args, messages)
+        stock = (model, tokenizer, processor, template, generating_args)
         _call.reply = None
         if not is_ours(template):
-            return process_args(*stock, *args, **kwargs)
+            return process_args(*stock, messages, *args, **kwargs)
 
+        # The model never wrote the blocks that earlier replies of this conversation came with.
+        messages = [{**message, "content": BLOCK.sub("", message["content"])} for message in messages]
         system, tools, images, videos, *rest = (*args, *[None] * (4 - len(args)))
         with as_files(videos) as videos:
-            gen_kwargs, prompt_length = process_args(*stock, system, tools, images, videos, *rest, **kwargs)
+            gen_kwargs, prompt_length = process_args(*stock, messages, system, tools, images, videos, *rest, **kwargs)
             # The call above has written the tags of media that the user did not place into the messages.
             prompter = template.mm_plugin.prompter(processor)
             _call.reply = TubeReply(prompter, messages, images or [], videos or [])
