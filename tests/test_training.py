@@ -1,6 +1,7 @@
 """What training promises: the same weights however the batch is split, resumed or not, merged or not."""
 
 import json
+from functools import wraps
 
 import pytest
 import torch
@@ -358,6 +359,7 @@ def test_evaluation_computes_no_logits_that_nobody_asked_for(base, data, tmp_pat
 
     forward, positions = Model.forward, []
 
+    @wraps(forward)
     def watched(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
         if output.logits is not None:
@@ -401,3 +403,8 @@ def test_converted_adapter_keeps_the_options(base, data, tmp_path):
     export_model({**paths, "template": "spacevllm_qwen3_vl", "infer_dtype": "float32"})
     options = json.loads((tmp_path / "merged" / "config.json").read_text())["grounding"]
     assert options["instruction_first"] and options["staq_num_queries"] == 5
+    trained, merged = weights(tmp_path / "out"), weights(tmp_path / "merged")
+    heads = [name for name in trained if "staq_embedding" in name or "space_decoder" in name]
+    assert heads
+    for name in heads:
+        torch.testing.assert_close(trained[name].float(), merged[name.removeprefix("base_model.model.")].float())

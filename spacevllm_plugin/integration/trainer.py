@@ -17,7 +17,7 @@ from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
 from ..modeling.configuration import LossOptions
 from ..modeling.modeling import HEAD_MODULES
-from .checkpoint import write_adapter_options
+from .checkpoint import complete_converted, write_adapter_options
 from .engine import Engine, row_prompt
 from .muon import use_fp32_on_cpu
 
@@ -221,6 +221,8 @@ def grounding_trainer(base: type) -> type:
                 # LLaMA-Factory puts the adapters that it converts (`pissa_convert`) beside the one it trained.
                 for adapter in (folder, *folder.glob("pissa_*")):
                     write_adapter_options(self.grounding_model.config, adapter)
+
+                complete_converted(folder)
 
     return GroundingTrainer
 

@@ -201,8 +201,7 @@ class Prompter(ABC):
             begin = queries[len(owners) - 1] + 1 if owners else 0
             visual = [token for token in ids[begin : queries[len(owners)]] if token in (image, video)]
             plan = next(images if image in visual else videos, None)
-            # (A newline token may stand behind the grid.)
-            if plan is None or len(visual) - (grid := self.grid(plan)).rows * grid.stride not in (0, 1):
+            if plan is None or len(visual) != self._first_visual(plan):
                 raise MediaError(f"{self._name(plan or plans[-1])}: no longer as it was when the row was tokenised")
 
             plans.append(plan)
@@ -226,6 +225,13 @@ class Prompter(ABC):
             )
 
         return plans, lines
+
+    def _first_visual(self, plan: VideoPlan | ImagePlan) -> int:
+        """Visual tokens before a medium's first query."""
+        if isinstance(plan, VideoPlan):
+            return self.video_text(plan, self.grid(plan)).partition(STAQ_TOKEN)[0].count(self.video_token)
+
+        return self.image_text(self.grid(plan)).count(self.image_token)
 
     @staticmethod
     def _name(plan: VideoPlan | ImagePlan) -> str:
