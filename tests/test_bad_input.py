@@ -8,6 +8,7 @@ from runs import train, write_data
 
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.data.video import MediaError
 from spacevllm_plugin.integration.dataset import BadRowsError
 from spacevllm_plugin.modeling.tiny import make_tiny
 
@@ -148,6 +149,71 @@ def test_packing_is_refused(base, good, tmp_path, option):
     write_data(folder, rows)
     with pytest.raises(ValueError, match="does not pack"):
         train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, **option)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"stage": "pt"}, "trains with `stage: sft`, not `pt`"),
+        ({"stage": "dpo"}, "trains with `stage: sft`, not `dpo`"),
+        ({"streaming": True}, "set `streaming: false`"),
+        ({"use_unsloth": True}, "does not go with `use_unsloth`"),
+        ({"mixture_of_depths": "load"}, "does not go with `mixture_of_depths`"),
+        ({"packing": True, "tokenized_path": "tokenised"}, "does not pack"),
+    ],
+)
+def test_what_would_leave_the_queries_out_is_refused(base, good, tmp_path, monkeypatch, option, says):
+    """Before anything is loaded, whatever LLaMA-Factory itself would make of it."""
+    folder, rows = good
+    write_data(folder, rows)
+    monkeypatch.chdir(tmp_path)
+    if "tokenized_path" in option:
+        train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, tokenized_path="tokenised")
+
+    with pytest.raises(ValueError, match=says):
+        train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, **option)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"video_maxlen": 4}, "video_maxlen 6, now 4"),
+        ({"video_max_pixels": 32 * 32}, "video_max_pixels 2304, now 1024"),
+        ({"instruction_first": True}, "instruction_first False, now True"),
+    ],
+)
+def test_tokenised_rows_of_other_settings_are_refused(base, good, tmp_path, option, says):
+    """LLaMA-Factory takes what lies at `tokenized_path` as it is; the frames would no longer fit the tokens."""
+    folder, rows = good
+    write_data(folder, rows)
+    common = {"dataset": "rows", "max_steps": 1, "tokenized_path": str(tmp_path / "tokenised")}
+    first = train(base, folder, tmp_path / "a", **common)
+    again = train(base, folder, tmp_path / "b", **common)
+    assert first[0]["loss"] == again[0]["loss"]
+    with pytest.raises(ValueError, match=says):
+        train(base, folder, tmp_path / "c", **common, **option)
+
+
+@pytest.mark.parametrize(("count", "width"), [(3, 48), (12, 96)])
+def test_video_that_changes_after_tokenising(base, good, tmp_path, count, width):
+    """A shorter or wider one would otherwise end the training early without a word, or in a stack trace."""
+    folder, rows = good
+    video = conftest.write_video(folder / "videos" / "change.mp4", 12, fps=2)
+    row = changed(rows[0], "change", videos=["videos/change.mp4"])
+    write_data(folder, [row])
+    common = {"dataset": "rows", "max_steps": 1, "tokenized_path": str(tmp_path / "tokenised")}
+    train(base, folder, tmp_path / "a", **common)
+    conftest.write_video(video, count, width=width, fps=2)
+    with pytest.raises(MediaError, match="change.mp4: no longer as it was when the row was tokenised"):
+        train(base, folder, tmp_path / "b", **common)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_engines_without_a_space_decoder_are_refused(base, engine):
+    from llamafactory.chat import ChatModel
+
+    with pytest.raises(ValueError, match="set `infer_backend: huggingface`"):
+        ChatModel({"model_name_or_path": str(base), "template": "spacevllm_qwen3_vl", "infer_backend": engine})
 
 
 def test_template_and_model_must_match(base, good, tmp_path):

@@ -1,9 +1,12 @@
 """Chat and its stream: the text, then one JSON block with the tubes."""
 
 import asyncio
+import base64
 import json
+from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from runs import TEMPLATES
 
 from spacevllm_plugin.data.schema import read_rows
@@ -73,6 +76,22 @@ def test_text_alone_gets_no_block(chat_model):
     assert "```json" not in response.response_text
 
 
+def test_blocks_of_earlier_replies_are_not_shown_to_the_model(chat_model, media):
+    """Every front end sends a reply back as it came, with its tube, when the conversation goes on."""
+    videos, _ = media
+    question = {"role": "user", "content": "<video>When and where does the red circle move?"}
+    (first,) = chat_model.chat([dict(question)], videos=videos[:1])
+    plain = first.response_text.partition("\n\n```json")[0]
+    assert plain != first.response_text
+
+    def go_on(reply):
+        messages = [dict(question), {"role": "assistant", "content": reply}, {"role": "user", "content": "And then?"}]
+        (second,) = chat_model.chat(messages, videos=videos[:1])
+        return second
+
+    assert go_on(first.response_text) == go_on(plain)
+
+
 def test_several_answers_to_one_prompt(chat_model, media):
     videos, _ = media
     messages = [{"role": "user", "content": "When and where does the red circle move?"}]
@@ -96,3 +115,25 @@ def test_two_requests_at_once_keep_their_own_tubes(chat_model, media):
 
     alone = [asyncio.run(ask(video)) for video in videos]
     assert asyncio.run(both()) == alone
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_api_takes_a_video_in_the_request(chat_model, media, stream):
+    """As the OpenAI clients send it: base64; LLaMA-Factory hands it on as a stream of bytes."""
+    from llamafactory.api.app import create_app
+
+    videos, _ = media
+    question = "When and where does the red circle move?"
+    (expected,) = chat_model.chat([{"role": "user", "content": question}], videos=videos[:1])
+    url = "data:video/mp4;base64," + base64.b64encode(Path(videos[0]).read_bytes()).decode()
+    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": question}]
+    body = {"model": "any", "messages": [{"role": "user", "content": content}], "stream": stream}
+    answer = TestClient(create_app(chat_model)).post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200
+    if stream:
+        events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+        text = "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events)
+    else:
+        text = answer.json()["choices"][0]["message"]["content"]
+
+    assert block(text) == block(expected.response_text)

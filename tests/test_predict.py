@@ -123,21 +123,24 @@ def test_ground_renders_a_real_clip(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, says",
+    "arguments, code, says",
     [
-        (["--video", "nowhere.mp4", "--query", "x"], "nowhere.mp4"),
-        (["--video", "a.mp4", "--query", "x", "--render", "out.gif"], "must end in .png or .mp4"),
-        (["--video", "a.mp4", "--query", "x", "--arg", "video_maxlen"], "NAME=VALUE"),
+        (["--video", "nowhere.mp4", "--query", "x"], 1, "nowhere.mp4"),
+        (["--video", "a.mp4", "--query", "x", "--render", "out.gif"], 2, "must end in .png or .mp4"),
+        (["--video", "a.mp4", "--query", "x", "--arg", "video_maxlen"], 2, "NAME=VALUE"),
     ],
 )
-def test_ground_says_in_one_line_what_is_wrong(model, arguments, says, capsys):
-    assert main(["ground", "--model", str(model), *arguments]) == 1
+def test_ground_says_in_one_line_what_is_wrong(model, arguments, code, says, capsys):
+    assert main(["ground", "--model", str(model), *arguments]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("spacevllm-cli ground: ") and says in error
 
 
-def test_bad_usage_exits_with_2(capsys):
+def test_bad_usage_exits_with_2(capsys, tmp_path):
     assert main(["no-such-command"]) == 2
+    assert main(["make-tiny", "gpt", "--out", str(tmp_path)]) == 2
+    # No batch would ever be cut, and every row passed over in silence.
+    assert main(["predict", "--model", "m", "--data", "x", "--out", "y", "--batch-size", "0"]) == 2
     with pytest.raises(SystemExit) as error:
         main(["predict", "--data", "x"])
 

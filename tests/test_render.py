@@ -212,7 +212,7 @@ def dataset(tmp_path):
 
 
 def command(folder, *more):
-    return main(["render", "--data", f"{folder}/g.jsonl", "--media-dir", str(folder), "--out", f"{folder}/out", *more])
+    return main(["render", "--data", f"{folder}/g.jsonl", "--out", f"{folder}/out", *more])
 
 
 def names(folder):

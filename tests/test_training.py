@@ -1,6 +1,7 @@
 """What training promises: the same weights however the batch is split, resumed or not, merged or not."""
 
 import json
+from functools import wraps
 
 import pytest
 import torch
@@ -310,3 +311,100 @@ def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, 
     counts = json.loads((tmp_path / "scores.json").read_text())["counts"]
     assert counts["missing"] == counts["failed"] == 0
     assert counts["scored"] + counts["unreadable"] == sum(row.task == "stvg" for row in rows)
+
+
+@pytest.mark.parametrize("on_prompt", [False, True])
+def test_placeholders_are_never_learned(base, data, tmp_path, on_prompt):
+    """`train_on_prompt` puts a label on every token of the prompt; those of frames and queries are no text."""
+    from llamafactory.hparams import get_train_args
+    from llamafactory.train.sft import workflow
+
+    args = arguments(base, data, tmp_path / "out", dataset="rows", max_samples=1, train_on_prompt=on_prompt)
+    model_args, data_args, training_args, *_ = get_train_args(args)
+    tokenizers = workflow.load_tokenizer(model_args)
+    template = workflow.get_template_and_fix_tokenizer(tokenizers["tokenizer"], data_args)
+    (row,) = workflow.get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizers)[
+        "train_dataset"
+    ]
+    names = ("<|staq|>", "<|video_pad|>", "<|im_start|>")
+    query, visual, turn = tokenizers["tokenizer"].convert_tokens_to_ids(names)
+    learned = {token for token, label in zip(row["input_ids"], row["labels"]) if label != -100}
+    assert {query, visual, turn} <= set(row["input_ids"])
+    assert not {query, visual} & learned
+    assert (turn in learned) == on_prompt
+
+
+def test_llamafactorys_accuracy_goes_with_our_losses(base, data, tmp_path):
+    log = train(
+        base,
+        data,
+        tmp_path / "out",
+        dataset="rows",
+        eval_dataset="rows",
+        max_samples=4,
+        max_steps=1,
+        compute_accuracy=True,
+        grounding_metrics=False,
+        presence_head=True,
+        per_device_eval_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    accuracy = next(entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry)
+    assert 0 <= accuracy <= 1
+
+
+def test_evaluation_computes_no_logits_that_nobody_asked_for(base, data, tmp_path, monkeypatch):
+    from spacevllm_plugin.modeling.backbones.qwen3_vl import SpaceVLLMQwen3VLForConditionalGeneration as Model
+
+    forward, positions = Model.forward, []
+
+    @wraps(forward)
+    def watched(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        if output.logits is not None:
+            positions.append(output.logits.shape[1])
+
+        return output
+
+    monkeypatch.setattr(Model, "forward", watched)
+    common = {"dataset": "rows", "eval_dataset": "rows", "max_samples": 4, "max_steps": 1, "grounding_metrics": False}
+    log = train(base, data, tmp_path / "out", **common, eval_strategy="steps", eval_steps=1)
+    assert any("eval_loss" in entry for entry in log)
+    assert positions and set(positions) == {1}
+
+
+def test_converted_adapter_keeps_the_options(base, data, tmp_path):
+    """`pissa_convert` writes the adapter that is to be merged into a folder of its own."""
+    from llamafactory.train.tuner import export_model
+
+    train(
+        base,
+        data,
+        tmp_path / "out",
+        dataset="rows",
+        max_samples=4,
+        max_steps=1,
+        finetuning_type="lora",
+        lora_target="all",
+        freeze_vision_tower=True,
+        pissa_init=True,
+        pissa_iter=4,
+        pissa_convert=True,
+        instruction_first=True,
+        staq_num_queries=5,
+    )
+    adapter = tmp_path / "out" / "pissa_converted"
+    paths = {
+        "model_name_or_path": str(base),
+        "adapter_name_or_path": str(adapter),
+        "export_dir": str(tmp_path / "merged"),
+    }
+    export_model({**paths, "template": "spacevllm_qwen3_vl", "infer_dtype": "float32"})
+    options = json.loads((tmp_path / "merged" / "config.json").read_text())["grounding"]
+    assert options["instruction_first"] and options["staq_num_queries"] == 5
+    trained, merged = weights(tmp_path / "out"), weights(tmp_path / "merged")
+    heads = [name for name in trained if "staq_embedding" in name or "space_decoder" in name]
+    assert heads
+    for name in heads:
+        torch.testing.assert_close(trained[name].float(), merged[name.removeprefix("base_model.model.")].float())

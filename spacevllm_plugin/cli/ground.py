@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .errors import CommandError
+from .errors import UsageError
 from .loading import add_model_arguments, load
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     suffixes = (".png",) if args.image else (".png", ".mp4")
     for out in args.render:
         if out.suffix not in suffixes:
-            raise CommandError(f"--render {out}: the name must end in {' or '.join(suffixes)}")
+            raise UsageError(f"--render {out}: the name must end in {' or '.join(suffixes)}")
 
     engine = load(args)
     task, tag = ("stvg", "<video>") if args.video else ("rec", "<image>")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .errors import CommandError
+from .errors import CommandError, UsageError
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def parse_arguments(pairs: list[str]) -> dict[str, Any]:
     parts = [pair.partition("=") for pair in pairs]
     bad = [name for name, equals, _ in parts if not equals]
     if bad:
-        raise CommandError(f"--arg takes NAME=VALUE, not {bad[0]!r}")
+        raise UsageError(f"--arg takes NAME=VALUE, not {bad[0]!r}")
 
     return {name: yaml.safe_load(value) for name, _, value in parts}
 

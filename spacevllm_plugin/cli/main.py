@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from .errors import CommandError
+from .errors import CommandError, UsageError
 
 
 # name -> (module, one line of help)
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         args.run(args)
     except (CommandError, RowError, MediaError, BackendError, FileNotFoundError) as err:
         print(f"spacevllm-cli {argv[0]}: {err}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(err, UsageError) else 1
 
     return 0
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .errors import CommandError
+from .errors import CommandError, UsageError
 
 
 EXAMPLE = "spacevllm-cli make-tiny qwen3_vl --out outputs/tiny_qwen3_vl"
@@ -28,12 +28,12 @@ def run(args: argparse.Namespace) -> None:
     from ..modeling.tiny import BACKBONES, make_tiny
 
     if args.backbone not in BACKBONES:
-        raise CommandError(f"unknown backbone {args.backbone!r}; known: {', '.join(BACKBONES)}")
+        raise UsageError(f"unknown backbone {args.backbone!r}; known: {', '.join(BACKBONES)}")
     if args.out.exists() and not args.out.is_dir():
         raise CommandError(f"{args.out} is a file, not a folder")
 
     if args.merge_size and args.backbone != "qwen3_vl":
-        raise CommandError("--merge-size is for qwen3_vl")
+        raise UsageError("--merge-size is for qwen3_vl")
 
     make_tiny(args.backbone, args.out, seed=args.seed, **({"merge_size": args.merge_size} if args.merge_size else {}))
     print(f"wrote a tiny {args.backbone} to {args.out}")

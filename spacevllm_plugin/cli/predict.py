@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from .errors import UsageError
 from .loading import add_model_arguments, load
 
 
@@ -22,6 +23,9 @@ def run(args: argparse.Namespace) -> None:
     """Predict."""
     from ..data.schema import read_rows
     from ..inference.predictor import predict_rows
+
+    if args.batch_size < 1:
+        raise UsageError("--batch-size must be at least 1")
 
     rows = list(read_rows(args.data))  # a bad row is better known before the model is loaded
     engine = load(args)

@@ -16,8 +16,10 @@ EXAMPLE = "spacevllm-cli render --data val.jsonl --media-dir data --pred predict
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--data", required=True, metavar="G.jsonl", help="annotation rows")
-    parser.add_argument("--media-dir", required=True, type=Path, metavar="DIR", help="what the rows' paths start from")
+    parser.add_argument("--data", required=True, type=Path, metavar="G.jsonl", help="annotation rows")
+    parser.add_argument(
+        "--media-dir", type=Path, metavar="DIR", help="where relative media paths start (default: beside --data)"
+    )
     parser.add_argument("--pred", metavar="P.jsonl", help="prediction rows to draw beside the ground truth")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the pictures")
     parser.add_argument("--video", action="store_true", help="also write an mp4 of each row's clip")
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         names.add(name)
         tubes = [tube_from_target(row)] + ([tube_from_prediction(preds[row.id])] if row.id in preds else [])
         try:
-            for picture in draw_row(row, tubes, args.media_dir, args.out / name, args.video):
+            for picture in draw_row(row, tubes, args.media_dir or args.data.parent, args.out / name, args.video):
                 print(picture)
         except (MediaError, OSError) as err:
             print(f"row {row.id}: {err}", file=sys.stderr)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..data.schema import TASKS
 from ..data.synthetic import SynthConfig, write_set
-from .errors import CommandError
+from .errors import CommandError, UsageError
 
 
 EXAMPLE = "spacevllm-cli synth --out data/synth --num-videos 3000 --seed 0 --split train --report"
@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> None:
     wanted = args.tasks.split(",")
     tasks = tuple(task for task in TASKS if task in wanted)
     if unknown := sorted(set(wanted) - set(TASKS)):
-        raise CommandError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
+        raise UsageError(f"unknown task {unknown[0]!r}; choose from {', '.join(TASKS)}")
 
     if args.report and "stvg" not in tasks:
-        raise CommandError("--report scores stvg rows; add stvg to --tasks")
+        raise UsageError("--report scores stvg rows; add stvg to --tasks")
 
     if args.out.exists() and not args.out.is_dir():
         raise CommandError(f"{args.out} is not a folder")
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
             tasks=tasks,
         )
     except ValueError as err:
-        raise CommandError(str(err)) from None
+        raise UsageError(str(err)) from None
 
     rows = write_set(args.out, config)
     print(f"{config.num_videos} videos, {len(rows)} rows: {args.out / 'annotations.jsonl'}")

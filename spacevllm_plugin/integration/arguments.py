@@ -1,10 +1,12 @@
-"""Hook on `hparams.parser`: our options in YAML, on the command line and in `-h`."""
+"""Hook on `hparams.parser`: our options in YAML, on the command line and in `-h`; what they do not go with is refused."""
 
 from dataclasses import dataclass, field
+from functools import wraps
 from types import ModuleType
 from typing import Any, Literal
 
 from ..modeling.configuration import GroundingOptions, LossOptions
+from .template import TEMPLATES
 
 
 @dataclass
@@ -43,8 +45,45 @@ class TrainingOptions:
     )
 
 
+def refuse_unfit(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
+    """Refuse what would train or answer without the queries, the boxes or the checks, in one line.
+
+    Raises:
+        ValueError: A feature of LLaMA-Factory's was asked for that our templates do not go with.
+    """
+    if finetuning_args.stage != "sft":
+        raise ValueError(f"SpaceVLLM trains with `stage: sft`, not `{finetuning_args.stage}`.")
+
+    if data_args.packing or data_args.neat_packing:
+        raise ValueError("SpaceVLLM does not pack: set `packing: false` and `neat_packing: false`.")
+
+    if data_args.streaming:
+        raise ValueError("SpaceVLLM checks all rows before the first step: set `streaming: false`.")
+
+    if model_args.infer_backend != "huggingface":
+        raise ValueError("Only LLaMA-Factory's own engine runs the space decoder: set `infer_backend: huggingface`.")
+
+    for arguments, name in (
+        (model_args, "use_unsloth"),
+        (model_args, "use_kt"),
+        (model_args, "mixture_of_depths"),
+        (finetuning_args, "use_mca"),
+        (finetuning_args, "use_hyper_parallel"),
+    ):
+        if getattr(arguments, name):
+            raise ValueError(f"SpaceVLLM does not go with `{name}`, which brings model classes of its own: unset it.")
+
+
 def install(module: ModuleType) -> None:
-    """Extend LLaMA-Factory's model arguments by ours."""
+    """Extend LLaMA-Factory's model arguments by ours, and its checks of the arguments."""
+    verify_model_args = module._verify_model_args
+
+    @wraps(verify_model_args)
+    def _verify_model_args(model_args, data_args, finetuning_args):
+        if data_args.template in TEMPLATES:
+            refuse_unfit(model_args, data_args, finetuning_args)
+
+        verify_model_args(model_args, data_args, finetuning_args)
 
     @dataclass
     class SpaceVLLMModelArguments(TrainingOptions, LossOptions, GroundingOptions, module.ModelArguments):
@@ -56,6 +95,8 @@ def install(module: ModuleType) -> None:
 
     for arguments in (module._TRAIN_ARGS, module._INFER_ARGS):
         arguments[arguments.index(module.ModelArguments)] = SpaceVLLMModelArguments
+
+    module._verify_model_args = _verify_model_args
 
 
 def defaults() -> dict[str, Any]:

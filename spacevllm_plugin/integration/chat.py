@@ -1,8 +1,14 @@
 """Hook on `chat.hf_engine`: replies of chat, API and web chat carry the tube as one JSON block behind the text."""
 
 import json
+import re
+import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +18,9 @@ from ..data.schema import MEDIA_TAG
 from ..data.targets import pixel_box
 from .template import is_ours
 
+
+OPENING, CLOSING = "\n\n```json\n", "\n```"
+BLOCK = re.compile(re.escape(OPENING) + r'\{"tubes": .*?\}' + re.escape(CLOSING), re.DOTALL)
 
 _call = threading.local()  # what `_process_args` hands to the `_chat` that called it, in the same thread
 
@@ -59,11 +68,29 @@ class TubeReply:
 
             tubes.append(tube)
 
-        return "\n\n```json\n" + json.dumps({"tubes": tubes}) + "\n```"
+        return OPENING + json.dumps({"tubes": tubes}) + CLOSING
 
 
 def _rounded(box: list[float], plan: Any) -> list[float]:
     return [round(value, 1) for value in pixel_box(box, plan.width, plan.height)]
+
+
+@contextmanager
+def as_files(videos: list[Any] | None) -> Iterator[list[Any] | None]:
+    """Videos as the reader takes them: the API hands over one that came in the request, or from a URL, as a stream."""
+    with TemporaryDirectory(prefix="spacevllm_") as folder:
+        sources = []
+        for number, video in enumerate(videos or []):
+            if hasattr(video, "read"):
+                path = Path(folder, f"video_{number}_of_the_request")
+                with path.open("wb") as file:
+                    shutil.copyfileobj(video, file)
+
+                video = str(path)
+
+            sources.append(video)
+
+        yield videos and sources
 
 
 def install(module: ModuleType) -> None:
@@ -73,16 +100,21 @@ def install(module: ModuleType) -> None:
 
     @wraps(process_args)
     def _process_args(model, tokenizer, processor, template, generating_args, messages, *args, **kwargs):
-        gen_kwargs, prompt_length = process_args(
-            model, tokenizer, processor, template, generating_args, messages, *args, **kwargs
-        )
+        stock = (model, tokenizer, processor, template, generating_args)
         _call.reply = None
-        if is_ours(template):
-            # The call above has written the tags of media that the user did not place into the messages.
-            images, videos = (list(args[i] or []) if len(args) > i else [] for i in (2, 3))
-            _call.reply = TubeReply(template.mm_plugin.prompter(processor), messages, images, videos)
-            gen_kwargs["box_sink"] = _call.reply.sink
+        if not is_ours(template):
+            return process_args(*stock, messages, *args, **kwargs)
 
+        # The model never wrote the blocks that earlier replies of this conversation came with.
+        messages = [{**message, "content": BLOCK.sub("", message["content"])} for message in messages]
+        system, tools, images, videos, *rest = (*args, *[None] * (4 - len(args)))
+        with as_files(videos) as videos:
+            gen_kwargs, prompt_length = process_args(*stock, messages, system, tools, images, videos, *rest, **kwargs)
+            # The call above has written the tags of media that the user did not place into the messages.
+            prompter = template.mm_plugin.prompter(processor)
+            _call.reply = TubeReply(prompter, messages, images or [], videos or [])
+
+        gen_kwargs["box_sink"] = _call.reply.sink
         return gen_kwargs, prompt_length
 
     @wraps(chat)

@@ -2,11 +2,15 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from ..modeling.modeling import HEAD_MODULES
 from .arguments import defaults
 
 
@@ -18,6 +22,15 @@ def write_adapter_options(config: PreTrainedConfig, directory: str) -> None:
     """Write the options beside an adapter, whose own config has no place for them."""
     with open(os.path.join(directory, ADAPTER_FILE), "w", encoding="utf-8") as file:
         json.dump({"grounding": config.grounding, "preprocessing": config.preprocessing}, file, indent=2)
+
+
+def complete_converted(directory: Path) -> None:
+    """Put the heads into the adapter that `pissa_convert` has made in a run's folder: peft converts LoRA alone."""
+    converted = directory / "pissa_converted" / SAFETENSORS_WEIGHTS_NAME
+    if converted.is_file():
+        trained = load_file(directory / "pissa_backup" / SAFETENSORS_WEIGHTS_NAME)
+        heads = {name: value for name, value in trained.items() if any(module in name for module in HEAD_MODULES)}
+        save_file({**load_file(converted), **heads}, converted, metadata={"format": "pt"})
 
 
 def read_recorded(model_args: Any) -> dict[str, Any]:
@@ -51,6 +64,7 @@ def apply_recorded(model_args: Any, logger: Any) -> None:
 
         if getattr(model_args, name) == default[name]:
             setattr(model_args, name, value)
+            logger.info_rank0(f"`{name}: {value}` comes with the checkpoint.")
         elif name in ARCHITECTURE:
             raise ValueError(
                 f"`{name}: {getattr(model_args, name)}` does not fit this checkpoint, which was trained with {value}."

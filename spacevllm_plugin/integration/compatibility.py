@@ -16,7 +16,12 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "MROPE_MODELS": None,
         "register_model_group": ["models", "template", "multimodal"],
     },
-    "llamafactory.hparams.parser": {"_TRAIN_ARGS": None, "_INFER_ARGS": None, "ModelArguments": None},
+    "llamafactory.hparams.parser": {
+        "_TRAIN_ARGS": None,
+        "_INFER_ARGS": None,
+        "ModelArguments": None,
+        "_verify_model_args": ["model_args", "data_args", "finetuning_args"],
+    },
     "llamafactory.data.mm_plugin": {"register_mm_plugin": ["name", "plugin_class"], "BasePlugin": None},
     "llamafactory.data.template": {"register_template": None, "Template": None},
     "llamafactory.data.converter": {"register_dataset_converter": ["name", "dataset_converter"]},
@@ -25,6 +30,9 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "_get_dataset_processor": ["data_args", "stage", "template", "tokenizer", "processor", "do_generate"],
         "_get_preprocessed_dataset": [
             *("dataset", "data_args", "training_args", "stage", "template", "tokenizer", "processor", "is_eval"),
+        ],
+        "get_dataset": [
+            *("template", "model_args", "data_args", "training_args", "stage", "tokenizer", "processor"),
         ],
     },
     "llamafactory.model.model_utils.visual": {

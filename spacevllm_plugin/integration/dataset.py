@@ -7,15 +7,19 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..data.plan import Preprocessing
 from ..data.schema import MEDIA_TAG, AnnotationRow, RowError
 from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
+from ..modeling.configuration import STAQ_TOKEN
 from .columns import ALIGNED, Typed, tokenised
 from .converter import COLUMN
 from .template import is_ours
 
 
 NO_CUTOFF = 2**30
+IGNORED = -100  # label of a token that teaches nothing
+PROMPT_OPTIONS = ("frame_sampling", "instruction_first", "frame_tokens")
 NAMED_ROWS = 50
 
 
@@ -79,7 +83,11 @@ class GroundingEncoding:
 
             input_ids, labels = input_ids[:cutoff_len], labels[:cutoff_len]
 
-        _, video_plans = self.template.mm_plugin.prompter(processor).plan([], videos)
+        # With `train_on_prompt` the model would learn to write what only stands for frames and queries.
+        plugin = self.template.mm_plugin
+        silent = {*self.tokenizer.convert_tokens_to_ids([STAQ_TOKEN, plugin.image_token, plugin.video_token])}
+        labels = [IGNORED if label in silent else label for label in labels]
+        _, video_plans = plugin.prompter(processor).plan([], videos)
         annotation = AnnotationRow.model_validate(row) if row is not None else None
         if video_plans and annotation is not None:
             check_span(annotation, video_plans[0].timeline.num_frames)
@@ -127,6 +135,33 @@ def drop_bad_rows(dataset: Any, policy: str, logger: Any) -> Any:
     return dataset.remove_columns("error")
 
 
+def token_settings(template: Any, tokenizer: Any, processor: Any) -> dict[str, Any]:
+    """Everything that the tokens of a row with media depend on, the media apart."""
+    return {
+        "template": template.mm_plugin.template,
+        STAQ_TOKEN: tokenizer.convert_tokens_to_ids(STAQ_TOKEN),
+        **{name: getattr(processor.spacevllm_grounding, name) for name in PROMPT_OPTIONS},
+        **vars(Preprocessing.of(processor)),
+    }
+
+
+def check_settings(dataset: Any, settings: dict[str, Any], path: str) -> None:
+    """Compare what rows were tokenised with, as `tokenized_path` kept it, with what the run would do now.
+
+    Raises:
+        ValueError: They differ: the tokens would not fit the frames.
+    """
+    recorded = json.loads(dataset.info.description or "{}")
+    changes = [
+        f"{name} {recorded.get(name)}, now {value}" for name, value in settings.items() if recorded.get(name) != value
+    ]
+    if changes:
+        raise ValueError(
+            f"The rows at `tokenized_path: {path}` were tokenised with other settings ({'; '.join(changes)}): go back to "
+            "those, or choose another folder."
+        )
+
+
 def install(module: ModuleType) -> None:
     """Choose our processors when the template is ours."""
 
@@ -139,6 +174,7 @@ def install(module: ModuleType) -> None:
     align_dataset = module.align_dataset
     get_dataset_processor = module._get_dataset_processor
     get_preprocessed_dataset = module._get_preprocessed_dataset
+    get_dataset = module.get_dataset
 
     @wraps(align_dataset)
     def _align_dataset(dataset, dataset_attr, data_args, training_args):
@@ -151,15 +187,6 @@ def install(module: ModuleType) -> None:
     def _get_dataset_processor(data_args, stage, template, tokenizer, processor, do_generate=False):
         if not is_ours(template):
             return get_dataset_processor(data_args, stage, template, tokenizer, processor, do_generate)
-
-        if stage != "sft":
-            raise ValueError(f"SpaceVLLM trains with `stage: sft`, not `{stage}`.")
-
-        if data_args.packing or data_args.neat_packing:
-            raise ValueError("SpaceVLLM does not pack: set `packing: false` and `neat_packing: false`.")
-
-        if data_args.streaming:
-            raise ValueError("SpaceVLLM checks all rows before the first step: set `streaming: false`.")
 
         processor_class = GroundingUnsupervisedProcessor if do_generate else GroundingSupervisedProcessor
         return processor_class(template=template, tokenizer=tokenizer, processor=processor, data_args=data_args)
@@ -179,8 +206,22 @@ def install(module: ModuleType) -> None:
         if dataset is None or not is_ours(template):
             return dataset
 
-        return drop_bad_rows(dataset, processor.spacevllm_bad_media, module.logger)
+        dataset = drop_bad_rows(dataset, processor.spacevllm_bad_media, module.logger)
+        dataset.info.description = json.dumps(token_settings(template, tokenizer, processor))
+        return dataset
+
+    @wraps(get_dataset)
+    def _get_dataset(template, model_args, data_args, training_args, stage, tokenizer, processor=None):
+        found = get_dataset(template, model_args, data_args, training_args, stage, tokenizer, processor)
+        if is_ours(template) and data_args.tokenized_path is not None:
+            settings = token_settings(template, tokenizer, processor)
+            for datasets in found.values():
+                for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
+                    check_settings(dataset, settings, data_args.tokenized_path)
+
+        return found
 
     module.align_dataset = _align_dataset
     module._get_dataset_processor = _get_dataset_processor
     module._get_preprocessed_dataset = _get_preprocessed_dataset
+    module.get_dataset = _get_dataset

@@ -17,7 +17,7 @@ from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
 from ..modeling.configuration import LossOptions
 from ..modeling.modeling import HEAD_MODULES
-from .checkpoint import write_adapter_options
+from .checkpoint import complete_converted, write_adapter_options
 from .engine import Engine, row_prompt
 from .muon import use_fp32_on_cpu
 
@@ -125,6 +125,13 @@ def grounding_trainer(base: type) -> type:
 
             super().log(logs, *args, **kwargs)
 
+        def prediction_step(self, model, inputs, prediction_loss_only, *args: Any, **kwargs: Any):
+            if prediction_loss_only:
+                # Nobody looks at the logits, and those of a whole prompt are gigabytes.
+                inputs = {**inputs, "logits_to_keep": 1}
+
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+
         def evaluation_loop(self, dataloader, *args: Any, **kwargs: Any):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
             prefix = kwargs.get("metric_key_prefix", "eval")
@@ -210,7 +217,12 @@ def grounding_trainer(base: type) -> type:
         def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
             super()._save(output_dir, state_dict)
             if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-                write_adapter_options(self.grounding_model.config, output_dir or self.args.output_dir)
+                folder = Path(output_dir or self.args.output_dir)
+                # LLaMA-Factory puts the adapters that it converts (`pissa_convert`) beside the one it trained.
+                for adapter in (folder, *folder.glob("pissa_*")):
+                    write_adapter_options(self.grounding_model.config, adapter)
+
+                complete_converted(folder)
 
     return GroundingTrainer
 

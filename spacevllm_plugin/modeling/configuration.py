@@ -98,7 +98,11 @@ class LossOptions:
 class SpaceVLLMConfigMixin:
     """Marks the SpaceVLLM configs; the fields are declared in each class, as transformers' dataclasses need it."""
 
-    keys_to_ignore_at_inference = ["past_key_values", "boxes", "presence", "rope_deltas"]
+    # What is left are the logits, the one thing that LLaMA-Factory's `compute_accuracy` looks for.
+    keys_to_ignore_at_inference = [
+        *("past_key_values", "rope_deltas", "boxes", "presence"),
+        *("loss_lm", "loss_l1", "loss_giou", "loss_presence"),
+    ]
 
 
 @strict

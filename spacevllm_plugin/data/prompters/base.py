@@ -199,8 +199,11 @@ class Prompter(ABC):
         owners: list[tuple[VideoPlan | ImagePlan, int]] = []  # each query's medium, and its place in it
         while len(owners) < len(queries):
             begin = queries[len(owners) - 1] + 1 if owners else 0
-            kind = next(token for token in ids[begin : queries[len(owners)]] if token in (image, video))
-            plan = next(images) if kind == image else next(videos)
+            visual = [token for token in ids[begin : queries[len(owners)]] if token in (image, video)]
+            plan = next(images if image in visual else videos, None)
+            if plan is None or len(visual) != self._first_visual(plan):
+                raise MediaError(f"{self._name(plan or plans[-1])}: no longer as it was when the row was tokenised")
+
             plans.append(plan)
             owners += [(plan, i) for i in range(len(plan.groups) if isinstance(plan, VideoPlan) else 1)]
 
@@ -222,6 +225,17 @@ class Prompter(ABC):
             )
 
         return plans, lines
+
+    def _first_visual(self, plan: VideoPlan | ImagePlan) -> int:
+        """Visual tokens before a medium's first query."""
+        if isinstance(plan, VideoPlan):
+            return self.video_text(plan, self.grid(plan)).partition(STAQ_TOKEN)[0].count(self.video_token)
+
+        return self.image_text(self.grid(plan)).count(self.image_token)
+
+    @staticmethod
+    def _name(plan: VideoPlan | ImagePlan) -> str:
+        return str(plan.ref.path or plan.ref.frames[0] if isinstance(plan, VideoPlan) else plan.source)
 
     def _caption(
         self, ids: list[int], queries: list[int], owners: list[tuple[VideoPlan | ImagePlan, int]], position: int
