@@ -9,6 +9,7 @@ from ..evaluation import EvaluationResult, Rules, evaluate
 from ..evaluation.answer import FILLS
 from ..evaluation.bootstrap import LEVEL, RESAMPLES
 from ..evaluation.protocols import PROTOCOLS
+from .errors import keep_inputs
 
 
 EXAMPLE = "spacevllm-cli evaluate stvg --gt annotations.jsonl --pred predictions.jsonl --out scores.json"
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Score, print, write."""
     _check_usage(args)
+    keep_inputs(args, ("gt", "pred"), ("items", "out"))
     rules = Rules(gt_end_shift=args.gt_end_shift, strict=args.threshold == "gt")
     predictions = read_rows(args.pred, PredictionRow)
     result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill, rules)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from .errors import keep_inputs
 from .loading import add_model_arguments, load
 
 
@@ -23,6 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from ..data.schema import read_rows
     from ..inference.predictor import predict_rows
 
+    keep_inputs(args, ("data",), ("out",))
     rows = list(read_rows(args.data))  # a bad row is better known before the model is loaded
     engine = load(args)
     counts = predict_rows(
