@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..data.jsonl import same_file
+
 
 class CommandError(Exception):
     """Something the user can mend; printed as one line, exit code 1."""
@@ -13,5 +15,5 @@ def keep_inputs(args: argparse.Namespace, inputs: tuple[str, ...], outputs: tupl
     for output in outputs:
         for name in inputs:
             written, read = getattr(args, output), getattr(args, name)
-            if written is not None and read is not None and Path(written).resolve() == Path(read).resolve():
+            if written is not None and read is not None and same_file(Path(written), Path(read)):
                 raise CommandError(f"--{output.replace('_', '-')} {written} is the file of --{name.replace('_', '-')}")

@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=RESAMPLES,
         default=0,
         metavar="N",
-        help=f"add {LEVEL:.0%} bootstrap confidence intervals from N resamples of the items (default: {RESAMPLES})",
+        help=f"add {LEVEL:.0%}% bootstrap confidence intervals from N resamples of the items (default: {RESAMPLES})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--items", metavar="I.jsonl", help="write the scores of every item")

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
-from ..data.jsonl import replaced
+from ..data.jsonl import replaced, same_file
 from ..data.schema import TASKS, RowError, parse_row
 from .stage import StageError, beside
 
@@ -177,7 +177,7 @@ def _survey(mixture: Mixture, data_dir: Path, out: Path) -> tuple[dict[str, _Ind
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
 
-        if path.resolve() == out.resolve():
+        if same_file(path, out):
             raise StageError(f"{path} is a part of the mixture and would be overwritten")
 
     for name, part in mixture.parts.items():
