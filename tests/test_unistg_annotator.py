@@ -173,7 +173,7 @@ def test_stride_and_batches(tmp_path):
 def test_rows_that_count_in_seconds_only_get_the_file_s_facts(tmp_path):
     """12 frames at 4 a second; 0.5 to 1.6 s are frames 2 to 5 (6.4 is nearest to 6)."""
     write_video(tmp_path / "v.mp4", 12)
-    rows = [analyzed("a"), analyzed("late")]
+    rows = [analyzed("a", span=(0, 4)), analyzed("late", span=(0, 4))]
     for row, span in zip(rows, ((0.5, 1.6), (3.0, 4.0))):
         row.source.media = None
         row.source.target.span_frames, row.source.target.span_seconds = None, span
