@@ -59,8 +59,7 @@ class Report:
             entry["count"] += 1
             entry["repaired"] += problem.repaired
             if len(entry["examples"]) < EXAMPLES:
-                shown = row_id and _writable(row_id)
-                entry["examples"].append({"line": line, "id": shown, "message": _writable(problem.message)})
+                entry["examples"].append({"line": line, "id": row_id, "message": problem.message})
 
     def as_json(self) -> dict[str, Any]:
         """The whole report, most frequent kinds first."""
@@ -90,8 +89,3 @@ class Report:
                 head = " " * len(head)
 
         return "\n".join(lines)
-
-
-def _writable(text: str) -> str:
-    """A text without halves of surrogate pairs, which JSON may hold and UTF-8 cannot."""
-    return text.encode(errors="backslashreplace").decode()
