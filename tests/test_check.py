@@ -14,6 +14,7 @@ from conftest import changed, write_image, write_video
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.check.library import CRASHED, Library
 from spacevllm_plugin.data.check.media import Facts, Fault, Job
+from spacevllm_plugin.data.jsonl import replaced
 from spacevllm_plugin.data.schema import read_rows
 
 
@@ -372,6 +373,28 @@ def test_nothing_is_written_over(folder, capsys):
     assert main([*base, "--memory", str(write_rows(folder / "other.jsonl", [QA]))]) == 1
     assert "was not written by a check" in capsys.readouterr().err
     assert file.read_bytes() == before and json.loads((folder / "other.jsonl").read_text()) == QA
+
+
+def test_half_a_character_is_one_problem_among_others(folder, capsys):
+    """JSON may hold half of a surrogate pair; neither a report nor a terminal can."""
+    file = write_rows(folder / "rows.jsonl", [VTG, {**VTG, "id": "\ud800"}])
+    report = folder / "report.json"
+    assert main(["check", str(file), "--media-dir", str(folder), "--json", str(report), "--workers", "1"]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 rows have problems" in captured.err and "\\ud800" in captured.out
+    assert json.loads(report.read_text())["good"] == 1
+
+
+def test_two_checks_that_write_one_file_leave_it_whole(folder):
+    """`replaced` is what `--fix`, the builder, its mixture and the benchmarks write with."""
+    with replaced(folder / "x.jsonl") as first:
+        first.write(b"first\n")
+        with replaced(folder / "x.jsonl") as second:
+            second.write(b"2\n")
+
+        assert (folder / "x.jsonl").read_bytes() == b"2\n"
+
+    assert (folder / "x.jsonl").read_bytes() == b"first\n" and not list(folder.glob("*.tmp"))
 
 
 def test_bad_usage_is_one_line(folder, capsys):

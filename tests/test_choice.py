@@ -66,6 +66,10 @@ def test_a_truth_without_a_letter_is_refused(truth):
         ("a red box", "B"),  # holds option C's text as well, which is a part of it
         ("A box", "C"),  # the article is no letter
         ("I would say D", "D"),
+        ("The answer is a red box.", "B"),  # an article, not option A
+        ("Answer: A red box.", "B"),
+        ("B, because both A and C are wrong", "B"),
+        ("The answer is B because A and C are wrong.", "B"),
         ("<think>A? No.</think>The answer is C", "C"),
         ("<answer>D</answer>", "D"),
         # not to be read
@@ -73,6 +77,12 @@ def test_a_truth_without_a_letter_is_refused(truth):
         ("I cannot tell.", None),
         ("E", None),
         ("Either B or C.", None),
+        ("A or B", None),
+        ("Both A and B", None),
+        ("A, B", None),
+        ("(A) or (B)", None),
+        ("The answer is A or B.", None),
+        ("The answer is a dog.", None),
         ("The answer is B. No, the answer is C.", None),
         ("<think>It must be B", None),
         ("A man walks by.", None),

@@ -118,6 +118,20 @@ def test_a_killed_run_leaves_what_was_there(tmp_path):
     assert len(converted("tacos", out, **options).rows) == 30_000
 
 
+def test_the_raw_file_is_not_overwritten(tmp_path, capsys):
+    options = tacos(tmp_path)
+    before = options["annotations"].read_bytes()
+    assert run_convert("tacos", options["annotations"], **options) == 1
+    assert "is the file of --annotations" in capsys.readouterr().err
+    assert options["annotations"].read_bytes() == before
+
+
+def test_an_output_below_a_file_is_one_line(tmp_path, capsys):
+    options = tacos(tmp_path)
+    assert run_convert("tacos", options["annotations"] / "rows.jsonl", **options) == 1
+    assert [line.startswith("spacevllm-cli") for line in capsys.readouterr().err.splitlines()].count(True) == 1
+
+
 def test_table_progress_and_summary(tmp_path, capsys):
     converted("tacos", tmp_path / "train.jsonl", **tacos(tmp_path))
     captured = capsys.readouterr()

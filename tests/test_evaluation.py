@@ -342,3 +342,23 @@ class TestCommandLine:
             assert main([*argv, str(tmp_path / name)]) == 1
             err = capsys.readouterr().err
             assert message in err and err.count("\n") == 1
+
+    @pytest.mark.parametrize("content", [b"\xff\xfe", None])
+    def test_what_is_no_text_is_one_line(self, tmp_path, capsys, content):
+        path = tmp_path / "pred.jsonl"
+        path.mkdir() if content is None else path.write_bytes(content)
+        (tmp_path / "gt.jsonl").write_text(dump_row(rec()) + "\n")
+        assert main(["evaluate", "rec", "--gt", str(tmp_path / "gt.jsonl"), "--pred", str(path)]) == 1
+        err = capsys.readouterr().err
+        assert "pred.jsonl" in err and err.count("\n") == 1
+
+    @pytest.mark.parametrize("option", ["--out", "--items"])
+    def test_an_input_is_not_overwritten(self, tmp_path, capsys, option):
+        for name, row in (("gt", rec()), ("pred", answer(None, [0], [BOX]))):
+            (tmp_path / f"{name}.jsonl").write_text(dump_row(row) + "\n")
+
+        before = (tmp_path / "pred.jsonl").read_bytes()
+        argv = ["evaluate", "rec", "--gt", str(tmp_path / "gt.jsonl"), "--pred", str(tmp_path / "pred.jsonl")]
+        assert main([*argv, option, str(tmp_path / "pred.jsonl")]) == 1
+        assert "is the file of --pred" in capsys.readouterr().err
+        assert (tmp_path / "pred.jsonl").read_bytes() == before

@@ -17,6 +17,8 @@ from unistg_parts import (
 )
 
 from spacevllm_plugin.cli.main import main
+from spacevllm_plugin.data.answers import read_span
+from spacevllm_plugin.data.prompts import ANSWERS, INSTRUCTIONS
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.unistg.annotator import Annotator
@@ -163,13 +165,22 @@ def test_the_row_that_comes_out():
     assert made.target.boxes == [(0, 0, 10, 10), (1, 0, 11, 10)]
     assert made.media.num_frames == 500
     assert "the man runs" in made.messages[0].content and made.messages[0].content.count("<video>") == 1
-    assert "2.0 to 2.1 seconds" in made.messages[1].content
+    assert read_span(made.messages[1].content) == (2.0, 2.1)
     # Content decides the id: not the run, not the place in the file, not the detector's boxes.
     assert made.id.startswith("unistg/src/1/")
     again = tube(frame(50, (0, 0.6, *LEFT), subject=0))
     assert one(Filter(), again).row.id == made.id
     other = refined("src/1", list(row.frames), query="the man walks", span=(0, 100))
     assert one(Filter(), other).row.id != made.id
+
+
+def test_rows_are_phrased_in_several_ways_that_their_ids_choose():
+    rows = [refined(f"src/{i}", [frame(50, (0, 0.5, *LEFT), subject=0)]) for i in range(40)]
+    made = [one(Filter(), row).row for row in rows]
+    for message, known in ((0, INSTRUCTIONS), (1, ANSWERS)):
+        assert len({row.messages[message].content for row in made}) == len(known["stvg"])
+
+    assert [one(Filter(), row).row for row in rows] == made
 
 
 # Files.
@@ -186,6 +197,7 @@ def test_nothing_is_lost(tmp_path, capsys):
         annotated("short", moving(0, 9)).model_dump_json(exclude_none=True),
         "",
         "no json {",
+        '{"id": "\\ud800"}',  # half a character, which UTF-8 has no bytes for
         json.dumps(vtg("vtg")),  # of the stage before the stage before
         good,  # the same line
         annotated("good", moving(0, 70)).model_dump_json(exclude_none=True),  # the same id
@@ -196,20 +208,28 @@ def test_nothing_is_lost(tmp_path, capsys):
     assert [row["id"] for row in read_lines(out)] == ["good", "last"]
     rejects = read_lines(tmp_path / "deep" / "out.jsonl.rejects.jsonl")
     assert [reject["reason"] for reject in rejects] == [
-        *("too_short", "bad_row", "bad_row", "duplicate_id", "duplicate_id"),
+        *("too_short", "bad_row", "bad_row", "bad_row", "duplicate_id", "duplicate_id"),
     ]
     assert rejects[0]["row"] == json.loads(lines[1]) and rejects[1]["row"] == "no json {"
-    assert "in.jsonl:4" in rejects[1]["detail"] and "in.jsonl:5 (id vtg)" in rejects[2]["detail"]
+    assert rejects[2]["row"] == {"id": "\ud800"}
+    assert "in.jsonl:4" in rejects[1]["detail"] and "in.jsonl:6 (id vtg)" in rejects[3]["detail"]
     counts = json.loads((tmp_path / "deep" / "out.jsonl.counts.json").read_text())
-    assert (counts["in"], counts["out"]) == (7, 2)
-    assert counts["rejected"] == {"bad_row": 2, "duplicate_id": 2, "no_subject": 0, "too_short": 1, "too_long": 0}
+    assert (counts["in"], counts["out"]) == (8, 2)
+    assert counts["rejected"] == {"bad_row": 3, "duplicate_id": 2, "no_subject": 0, "too_short": 1, "too_long": 0}
     assert counts["totals"] == {"boxes on tubes": 122, "frames": 122}
     assert counts["options"] == {"min_seconds": 2.0, "max_seconds": 120.0, "link_iou": 0.3, "link_gap": 1.0}
     assert sorted(path.name for path in out.parent.iterdir()) == [
         *("out.jsonl", "out.jsonl.counts.json", "out.jsonl.rejects.jsonl"),
     ]
     table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert (table["in"][1], table["out"][1]) == ("7", "2")
+    assert (table["in"][1], table["out"][1]) == ("8", "2")
+
+
+def test_the_input_is_not_overwritten(tmp_path, capsys):
+    data = write_lines(tmp_path / "in.jsonl", [annotated("a", moving(0, 60)).model_dump_json(exclude_none=True)])
+    before = data.read_bytes()
+    assert refine(data, tmp_path / "." / "in.jsonl", "--overwrite") == 1
+    assert "is the file of --data" in capsys.readouterr().err and data.read_bytes() == before
 
 
 def test_a_finished_run_is_not_done_again_nor_written_over(tmp_path, capsys):

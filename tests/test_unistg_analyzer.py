@@ -34,9 +34,12 @@ CAPTIONS = {
     "malformed": "malformed boy that reads",
     "slow": "slow horse that walks",
     "page": "page bird that flies",
+    "squeezed": "squeezed cat that jumps",
     "nothing": "nothing that can be boxed",
     "wrong": "wrong answer that stays wrong",
     "list": "list that is no object",
+    "half": "half a character that no file can hold",
+    "dots": "dots that are no word",
     "refused": "refused caption that is too long",
     "crash": "crash that comes each time",
 }
@@ -58,13 +61,16 @@ def test_misbehaviour_costs_no_row(tmp_path, capsys, options):
         "malformed": ["malformed boy"],
         "slow": ["slow horse"],
         "page": ["page bird"],
+        "squeezed": ["squeezed cat"],
     }
-    assert [row["id"] for row in read_lines(out)] == list(CAPTIONS)[:7]  # input order, whatever finished first
+    assert [row["id"] for row in read_lines(out)] == list(CAPTIONS)[:8]  # input order, whatever finished first
     assert read_lines(out)[0]["source"] == rows[0]
     assert rejected(out) == {
         "nothing": "no_objects",
         "wrong": "bad_answer",
         "list": "bad_answer",
+        "half": "bad_answer",
+        "dots": "bad_answer",
         "refused": "no_answer",
         "crash": "no_answer",
         "silent": "no_caption",
@@ -72,9 +78,9 @@ def test_misbehaviour_costs_no_row(tmp_path, capsys, options):
     counts = read_lines(
         write_lines(tmp_path / "c", [(tmp_path / "out.jsonl.counts.json").read_text().replace("\n", "")])
     )
-    assert (counts[0]["in"], counts[0]["out"]) == (13, 7) and sum(counts[0]["rejected"].values()) == 6
+    assert (counts[0]["in"], counts[0]["out"]) == (16, 8) and sum(counts[0]["rejected"].values()) == 8
     table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert (table["in"][1], table["out"][1]) == ("13", "7")
+    assert (table["in"][1], table["out"][1]) == ("16", "8")
 
     # The second question shows the model its invalid answer.
     assert [r["turns"] for r in requests if r["caption"].startswith("malformed")] == [2, 4]
@@ -138,6 +144,13 @@ def test_wrong_address_is_one_line(tmp_path, capsys, url, says):
     assert analyze(url, data, tmp_path / "out.jsonl", "--retries", "1") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spacevllm-cli")]
     assert len(lines) == 1 and says in lines[0].lower()
+
+
+def test_an_address_without_protocol_stops_at_once(tmp_path, capsys):
+    data = write_lines(tmp_path / "in.jsonl", [vtg("a")])
+    started = time.monotonic()
+    assert analyze("localhost:8000/v1", data, tmp_path / "out.jsonl", "--backoff", "20") == 1
+    assert time.monotonic() - started < 10 and "http://" in capsys.readouterr().err
 
 
 def test_wrong_path_stops_at_once(tmp_path, capsys):

@@ -170,6 +170,23 @@ def test_stride_and_batches(tmp_path):
     assert detector.batches == [4, 2, 1]
 
 
+def test_rows_that_count_in_seconds_only_get_the_file_s_facts(tmp_path):
+    """12 frames at 4 a second; 0.5 to 1.6 s are frames 2 to 5 (6.4 is nearest to 6)."""
+    write_video(tmp_path / "v.mp4", 12)
+    rows = [analyzed("a", span=(0, 4)), analyzed("late", span=(0, 4))]
+    for row, span in zip(rows, ((0.5, 1.6), (3.0, 4.0))):
+        row.source.media = None
+        row.source.target.span_frames, row.source.target.span_seconds = None, span
+
+    data = write_lines(tmp_path / "in.jsonl", [row.model_dump_json(exclude_none=True) for row in rows])
+    run_stage(Annotator(Scripted(label=0), tmp_path, {}), data, tmp_path / "out.jsonl")
+    (made,) = read_lines(tmp_path / "out.jsonl")
+    assert [frame["frame"] for frame in made["frames"]] == [2, 3, 4, 5]
+    assert made["source"]["media"] == {"width": 48, "height": 48, "fps": 4.0, "num_frames": 12}
+    assert made["source"]["target"] == {"span_frames": [2, 6], "span_seconds": [0.5, 1.6]}
+    assert rejected(tmp_path / "out.jsonl") == {"late": "media_differs"}
+
+
 def test_another_object_alone_is_nothing_found(tmp_path):
     write_video(tmp_path / "v.mp4", 12)
     data = write_lines(tmp_path / "in.jsonl", [analyzed("a", span=(0, 4))])

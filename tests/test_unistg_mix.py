@@ -173,6 +173,12 @@ def test_media_paths_get_their_folder(folder):
     }
 
 
+def test_a_part_is_not_overwritten(folder, capsys):
+    before = (folder / "r.jsonl").read_bytes()
+    assert run(folder, folder / "r.jsonl") == 1
+    assert "would be overwritten" in capsys.readouterr().err and (folder / "r.jsonl").read_bytes() == before
+
+
 def test_entries_of_others_stay(folder):
     (folder / "dataset_info.json").write_text('{"mine": {"file_name": "x.json"}}')
     assert run(folder, folder / "mix.jsonl", "--name", "all") == 0

@@ -72,8 +72,15 @@ def make_app(options):
         if word == "slow" and attempt == 1:
             await asyncio.sleep(30)
 
+        if word == "squeezed" and attempt == 1:
+            return PlainTextResponse("not compressed", headers={"Content-Encoding": "gzip"})
+
         if word == "page" and attempt == 1:
             return PlainTextResponse("<html>a proxy's page</html>")
+
+        if word == "half":
+            # Half of a surrogate pair: JSON may escape it, UTF-8 has no bytes for it.
+            return PlainTextResponse(json.dumps({"choices": [{"message": {"content": '{"objects": ["\ud800"]}'}}]}))
 
         content = json.dumps({"objects": objects_of(caption)})
         if word == "nothing":
@@ -86,6 +93,8 @@ def make_app(options):
             content = '{"objects": ["man"], "things": 1}'
         elif word == "list":
             content = '["man"]'
+        elif word == "dots":
+            content = '{"objects": ["man", "?"]}'
 
         return {"choices": [{"index": 0, "message": {"role": "assistant", "content": content}}]}
 

@@ -5,7 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from .errors import CommandError
+from .errors import CommandError, UsageError
 from .loading import add_model_arguments, load, parse_arguments
 
 
@@ -38,7 +38,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="rows at once (default: %(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="take the first N rows only, for a trial")
-    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from ..benchmark.ranks import join
 
     if args.limit is not None and args.limit < 1 or args.batch_size < 1:
-        args.usage_error("--limit and --batch-size take numbers above 0")
+        raise UsageError("--limit and --batch-size take numbers above 0")
 
     if args.name != "all" and (missing := BENCHMARKS[args.name].missing(args.data_dir)):
         raise CommandError(f"{args.name}: not in {args.data_dir}: {', '.join(missing)}")

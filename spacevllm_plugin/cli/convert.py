@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ..data.converters import SOURCES, Report, SourceError, convert, summary_path
-from .errors import CommandError
+from .errors import CommandError, keep_inputs
 
 
 EXAMPLE = f"spacevllm-cli convert vidstg {SOURCES['vidstg'].example}"
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     source_class = SOURCES[args.source]
     if args.out.is_dir():
         raise CommandError(f"--out: {args.out} is a folder")
+
+    keep_inputs(args, tuple(f.name for f in fields(source_class) if f.metadata["type"] is Path), ("out",))
 
     try:
         source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})

@@ -9,6 +9,7 @@ from ..evaluation import EvaluationResult, Rules, evaluate
 from ..evaluation.answer import FILLS
 from ..evaluation.bootstrap import LEVEL, RESAMPLES
 from ..evaluation.protocols import PROTOCOLS
+from .errors import UsageError, keep_inputs
 
 
 EXAMPLE = "spacevllm-cli evaluate stvg --gt annotations.jsonl --pred predictions.jsonl --out scores.json"
@@ -55,17 +56,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=RESAMPLES,
         default=0,
         metavar="N",
-        help=f"add {LEVEL:.0%} bootstrap confidence intervals from N resamples of the items (default: {RESAMPLES})",
+        help=f"add {LEVEL:.0%}% bootstrap confidence intervals from N resamples of the items (default: {RESAMPLES})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--items", metavar="I.jsonl", help="write the scores of every item")
     parser.add_argument("--out", metavar="M.json", help="write the table as JSON")
-    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score, print, write."""
     _check_usage(args)
+    keep_inputs(args, ("gt", "pred"), ("items", "out"))
     rules = Rules(gt_end_shift=args.gt_end_shift, strict=args.threshold == "gt")
     predictions = read_rows(args.pred, PredictionRow)
     result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill, rules)
@@ -92,16 +93,16 @@ def run(args: argparse.Namespace) -> None:
 def _check_usage(args: argparse.Namespace) -> None:
     if args.task not in PROTOCOLS[args.protocol]:
         known = ", ".join(name for name, tasks in PROTOCOLS.items() if args.task in tasks)
-        args.usage_error(f"--protocol {args.protocol} does not score {args.task}; choose from {known}")
+        raise UsageError(f"--protocol {args.protocol} does not score {args.task}; choose from {known}")
 
     if args.gt_end_shift and args.task != "stvg":
-        args.usage_error("--gt-end-shift is for stvg only")
+        raise UsageError("--gt-end-shift is for stvg only")
 
     if args.threshold == "gt" and args.task != "vtg":
-        args.usage_error("--threshold is for vtg only; elsewhere the protocol says")
+        raise UsageError("--threshold is for vtg only; elsewhere the protocol says")
 
     if args.ci < 0:
-        args.usage_error("--ci takes a number above 0")
+        raise UsageError("--ci takes a number above 0")
 
 
 def _table(groups: dict[str, dict]) -> str:

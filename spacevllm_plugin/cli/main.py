@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser(argv[0]).parse_args(argv[1:])
     try:
         args.run(args)
-    except (CommandError, RowError, MediaError, BackendError, FileNotFoundError) as err:
+    except (CommandError, RowError, MediaError, BackendError, OSError) as err:
         print(f"spacevllm-cli {argv[0]}: {err}", file=sys.stderr)
         return 2 if isinstance(err, UsageError) else 1
 

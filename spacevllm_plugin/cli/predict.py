@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .errors import UsageError
+from .errors import UsageError, keep_inputs
 from .loading import add_model_arguments, load
 
 
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise UsageError("--batch-size must be at least 1")
 
+    keep_inputs(args, ("data",), ("out",))
     rows = list(read_rows(args.data))  # a bad row is better known before the model is loaded
     engine = load(args)
     counts = predict_rows(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import CommandError
+from .errors import CommandError, keep_inputs
 
 
 EXAMPLE = """spacevllm-cli unistg analyze --data charades_sta/train.jsonl --out u/1.jsonl \\
@@ -297,6 +297,7 @@ def _filter(args: argparse.Namespace) -> None:
 def _run(stage: Any, args: argparse.Namespace) -> None:
     from ..unistg.stage import COMMON_REASONS, run_stage
 
+    keep_inputs(args, ("data",), ("out",))
     report = run_stage(stage, args.data, args.out, args.overwrite)
     meanings = {**COMMON_REASONS, **stage.reasons}
     rejected = report["rejected"]

@@ -46,8 +46,8 @@ _CLOCK = rf"(?:\d+:){{1,2}}{_NUMBER}\s*(?:(?:s|secs?|seconds?|秒)(?![a-z]))?"
 _BEFORE = r"(?:(?:frames?|time|t|about|around|approximately|roughly|第|约|大约)\s*(?:number|no\.|[#=])?\s*|[~<≈]\s*)*"
 # `1:12`, `72 s`, `1 min 12 s`, `frame 12`, `第12秒`; a bare number takes the unit of its neighbour, or seconds.
 _TIME = rf"({_BEFORE}(?:{_CLOCK}|{_AMOUNT}(?:\s*{_NUMBER}\s*(?:{_UNIT})(?![a-z]))*))"
-# Not from inside a number, nor after its minus sign, decimal comma or colon.
-_FRESH = r"(?<![\d.,:-])(?<![a-z])"
+# Not from inside a number, nor after its minus sign, decimal comma or colon; those of a sentence may stand there.
+_FRESH = r"(?<![\d.-])(?<!\d[,:])(?<![a-z])"
 _TO = r"\s*>?\s*(?:-+>?|~|→|to|until|till|through|up to|直到|至|到)\s*"
 _START = r"\b(?:start\w*|begin\w*|onset)\b|开始|起始"
 _END = r"\b(?:end\w*|finish\w*|stop\w*|until)\b|结束|终止"

@@ -1,6 +1,7 @@
 """JSONL files that a killed process leaves usable, and files that appear whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,11 +40,19 @@ def append_lines(file: BinaryIO, lines: Iterable[str]) -> None:
     os.fsync(file.fileno())
 
 
+def same_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file that is there, be it by links."""
+    return a.exists() and b.exists() and a.samefile(b)
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its place when the block ends well; until then the old one, if any, stays."""
+    """A file to write that takes its place when the block ends well; until then the old one, if any, stays.
+
+    Several processes may write the same one: the last one's stays, whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

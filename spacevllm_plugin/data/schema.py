@@ -300,9 +300,12 @@ def split_turns(messages: list[Message]) -> tuple[str, list[Message]]:
 def read_rows(path: str | Path, model: type[BaseModel] = AnnotationRow) -> Iterator[Any]:
     """Read a JSONL file row by row; raises `RowError` at the first bad one."""
     with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield parse_row(line, model, where=f"{Path(path).name}:{number}")
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield parse_row(line, model, where=f"{Path(path).name}:{number}")
+        except UnicodeDecodeError as err:
+            raise RowError(f"{path}: not JSONL, which is UTF-8 text ({err.reason})", "json") from None
 
 
 def dump_row(row: BaseModel) -> str:

@@ -18,6 +18,9 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _LEADING = re.compile(r"^[\s*(\[\"'（]*([A-Ja-j])(?:[\s*)\]\"'）]*$|[).:：,，、）\]]|\*\*)")
+# Two letters offered as one answer: anywhere, or as all that is said.
+_SEVERAL = re.compile(r"(?<![A-Za-z'])[A-J]\)?\s*(?:\b(?:and|or)\b|[&/和或])\s*\(?[A-J](?![A-Za-z'])")
+_LISTED = re.compile(r"\W*[A-J](?:\W*(?:[,，&/和或]|and|or)\W*[A-J])+\W*")
 # A bare capital: "A" and "I" are words, so they count only where nothing but punctuation follows.
 _ALONE = re.compile(r"(?<![A-Za-z'])\(?([B-HJ])\)?(?![A-Za-z'])|\(([AI])\)|(?<![A-Za-z'])([AI])(?=[.)]*\s*$)")
 
@@ -72,21 +75,47 @@ def _letter(text: str, options: dict[str, str]) -> str | None:
     if text.strip(".! ").lower() in _YES_NO and not options:
         return _yes_no(text)
 
+    if _LISTED.fullmatch(text):
+        return None
+
     leading = _LEADING.match(text)
     if leading:
         return _known(leading.group(1), options)
 
-    announced = [first or second for first, second in _ANNOUNCED.findall(text)]
+    announced = {letter for match in _ANNOUNCED.finditer(text) for letter in _announced(text, match, options)}
     if announced:
         # "The answer is not B but C": whoever announces two things says nothing.
-        return _known(announced[-1], options) if len({letter.upper() for letter in announced}) == 1 else None
+        return _known(announced.pop(), options) if len(announced) == 1 else None
 
     repeated = _repeated(text, options)
     if len(repeated) == 1:
         return repeated[0]
 
+    if _SEVERAL.search(text):
+        return None
+
     alone = {next(filter(None, groups)) for groups in _ALONE.findall(text)}
     return _known(alone.pop(), options) if len(alone) == 1 else None
+
+
+def _announced(text: str, match: re.Match, options: dict[str, str]) -> set[str]:
+    """The letters of an announcement, in capitals; none where it is an article ("the answer is a dog")."""
+    start = match.start(1 if match.group(1) else 2)
+    several = _SEVERAL.match(text, start)
+    if several:
+        return set(re.findall(r"[A-J]", several.group()))
+
+    # "The answer is a red box" names the option of that text.
+    texts = {letter: option.lower().strip(" .") for letter, option in options.items()}
+    spelt = [
+        letter
+        for letter in texts
+        if len(texts[letter]) > 1 and re.match(rf"{re.escape(texts[letter])}(?!\w)", text[start:].lower())
+    ]
+    if spelt:
+        return {max(spelt, key=lambda letter: len(texts[letter]))}
+
+    return set() if re.match(r"[ai]\s+\w", text[start:]) else {text[start].upper()}
 
 
 def _known(letter: str, options: dict[str, str]) -> str | None:

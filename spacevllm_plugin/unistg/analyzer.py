@@ -46,6 +46,9 @@ class Answer(BaseModel):
             if not 0 < len(phrase) <= MAX_LENGTH:
                 raise ValueError(f"a phrase of {len(phrase)} characters: {phrase[:20]!r}")
 
+            if not any(map(str.isalnum, phrase)):
+                raise ValueError(f"a phrase without a word: {phrase!r}")
+
         return list(dict.fromkeys(phrases))
 
 

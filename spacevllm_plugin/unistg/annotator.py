@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import AnnotationRow
+from ..data.schema import AnnotationRow, Media
 from ..data.video import MediaError, VideoInfo, VideoRef, probe, read
 from .detector import Detector
 from .rows import Analyzed, Annotated, AnnotatedFrame, Detection, Kept, Rejected
@@ -50,10 +50,11 @@ class Annotator:
         ref = _reference(row.source, self.media_dir)
         try:
             info = probe(ref)
-            if differs := _difference(row.source, info):
+            source = _with_media(row.source, info)
+            if differs := _difference(source, info):
                 return Rejected("media_differs", differs)
 
-            wanted = list(range(*row.source.target.span_frames, self.stride))
+            wanted = list(range(*source.target.span_frames, self.stride))
             found: list[list[Detection]] = []
             for start in range(0, len(wanted), READ_FRAMES):
                 images = read(ref, wanted[start : start + READ_FRAMES])
@@ -71,16 +72,27 @@ class Annotator:
             AnnotatedFrame(frame=frame, seconds=(seconds(frame), seconds(frame + 1)), detections=detections)
             for frame, detections in zip(wanted, found, strict=True)
         ]
-        return Kept(Annotated(id=row.id, source=row.source, objects=row.objects, frames=frames), counts)
+        return Kept(Annotated(id=row.id, source=source, objects=row.objects, frames=frames), counts)
 
 
 def _reference(row: AnnotationRow, media_dir: Path) -> VideoRef:
     """The row's first video."""
-    source = row.videos[0]
+    source, fps = row.videos[0], row.media.fps if row.media else None
     if isinstance(source, str):
-        return VideoRef(path=str(media_dir / source), fps=row.media.fps)
+        return VideoRef(path=str(media_dir / source), fps=fps)
 
-    return VideoRef(frames=tuple(str(media_dir / file) for file in source), fps=row.media.fps)
+    return VideoRef(frames=tuple(str(media_dir / file) for file in source), fps=fps)
+
+
+def _with_media(row: AnnotationRow, info: VideoInfo) -> AnnotationRow:
+    """The row; one that was converted without its video, and so counts in seconds only, with what the file says."""
+    if row.media is not None:
+        return row
+
+    timeline = info.timeline
+    media = Media(width=info.width, height=info.height, fps=timeline.fps, num_frames=timeline.num_frames)
+    span = timeline.span_frames(row.target.span_seconds)
+    return row.model_copy(update={"media": media, "target": row.target.model_copy(update={"span_frames": span})})
 
 
 def _difference(row: AnnotationRow, info: VideoInfo) -> str | None:
@@ -91,6 +103,10 @@ def _difference(row: AnnotationRow, info: VideoInfo) -> str | None:
 
     if abs(media.fps - timeline.fps) > FPS_TOLERANCE * timeline.fps:
         return f"{media.fps:g} frames a second in the row, {timeline.fps:g} in the file"
+
+    start, length = row.target.span_seconds[0], timeline.seconds(timeline.num_frames)
+    if start >= length:
+        return f"the span starts at {start:g} s, the file ends at {length:g} s"
 
     end = row.target.span_frames[1]
     return f"the span ends at frame {end}, the file at {timeline.num_frames}" if end > timeline.num_frames else None

@@ -94,16 +94,18 @@ class Endpoint:
             asked_for = 0.0
             try:
                 response = self._client.post(self.url, json=payload)
-            except httpx.InvalidURL as err:
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as err:
                 raise EndpointError(f"{self.url}: {err}") from None
-            except httpx.TransportError as err:
+            except httpx.RequestError as err:
                 problem = str(err) or type(err).__name__
             else:
                 status = response.status_code
                 problem = f"HTTP {status} {_reason(response)}"
                 if status == 200:
                     try:
-                        return str(response.json()["choices"][0]["message"]["content"] or "")
+                        text = str(response.json()["choices"][0]["message"]["content"] or "")
+                        # Half of a surrogate pair can be neither sent back nor written down.
+                        return text.encode(errors="replace").decode()
                     except (ValueError, LookupError, TypeError):
                         problem = "an answer that is no chat completion"
                 elif status in HOPELESS:

@@ -82,15 +82,16 @@ def _area(box: Box) -> float:
 def _annotation(row: Refined, frames: list[AnnotatedFrame]) -> AnnotationRow:
     """The stvg row."""
     source = row.source
-    question = f"<video>{instruction('stvg', source.query)}"
+    row_id = _row_id(source)
+    question = f"<video>{instruction('stvg', source.query, row_id)}"
     return AnnotationRow(
-        id=_row_id(source),
+        id=row_id,
         task="stvg",
         group="unistg",
         query=source.query,
         messages=[
             Message(role="user", content=question),
-            Message(role="assistant", content=answer("stvg", row.span_seconds)),
+            Message(role="assistant", content=answer("stvg", row.span_seconds, row_id)),
         ],
         videos=source.videos[:1],
         media=source.media,

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
-from ..data.jsonl import replaced
+from ..data.jsonl import replaced, same_file
 from ..data.schema import TASKS, RowError, parse_row
 from .stage import StageError, beside
 
@@ -122,11 +122,11 @@ def mix(mixture: Mixture, data_dir: Path, out: Path, name: str) -> dict[str, Any
         `bad_rows`, `duplicate_ids`, `examples`.
 
     Raises:
-        StageError: A part is short and says `stop`, or dataset_info.json is no JSON object.
+        StageError: A part is short and says `stop`, OUT is a part's file, or dataset_info.json is no JSON object.
         FileNotFoundError: A part's file is missing.
     """
     info = _read_info(data_dir / "dataset_info.json")
-    indexes, unusable = _survey(mixture, data_dir)
+    indexes, unusable = _survey(mixture, data_dir, out)
     wanted = mixture.wanted()
     for part, count in wanted.items():
         there = len(indexes[part].ranks)
@@ -170,12 +170,15 @@ def mix(mixture: Mixture, data_dir: Path, out: Path, name: str) -> dict[str, Any
     return report
 
 
-def _survey(mixture: Mixture, data_dir: Path) -> tuple[dict[str, _Index], _Unusable]:
+def _survey(mixture: Mixture, data_dir: Path, out: Path) -> tuple[dict[str, _Index], _Unusable]:
     """Read every row of every part once."""
     unusable, seen, indexes = _Unusable(), set(), {}
     for path in (data_dir / path for part in mixture.parts.values() for path in part.files):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
+
+        if same_file(path, out):
+            raise StageError(f"{path} is a part of the mixture and would be overwritten")
 
     for name, part in mixture.parts.items():
         index = indexes[name] = _Index()

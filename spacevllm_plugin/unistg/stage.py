@@ -285,4 +285,5 @@ def _reject_line(stage: str, head: dict[str, Any], line: bytes) -> bytes:
         row = line.decode(errors="replace")
 
     reject = {"id": head.get("id"), "stage": stage, "reason": head["reason"], "detail": head["detail"], "row": row}
-    return (json.dumps(reject, ensure_ascii=False) + "\n").encode()
+    # Half of a surrogate pair has no UTF-8, but an escape in JSON, which it came in.
+    return (json.dumps(reject, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

@@ -12,6 +12,7 @@ from typing import IO
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from ..jsonl import replaced
 from ..media import locate, video_source
 from ..schema import RowError, RowFields, parse_row
 from ..video import VideoRef
@@ -74,13 +75,12 @@ def check_file(path: Path, options: CheckOptions, fixed: Path | None = None) -> 
         fixed: Where to write the good rows, unchanged, and those that can be repaired; the file appears there when it
             is whole.
     """
-    part = fixed and fixed.with_name(fixed.name + ".part")
     seen: dict[str, int] = {}
     report = Report()
     with (
         Library(options.memory, options.workers) as library,
         open(path, "rb") as file,
-        open(part, "wb") if part else nullcontext() as out,
+        replaced(fixed) if fixed else nullcontext() as out,
         tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar,
     ):
 
@@ -98,9 +98,6 @@ def check_file(path: Path, options: CheckOptions, fixed: Path | None = None) -> 
 
         report.media = dict(library.counts)
 
-    if part:
-        part.replace(fixed)
-
     return report
 
 
@@ -114,6 +111,9 @@ def _read_line(number: int, text: bytes, options: CheckOptions) -> _Line:
     line = _Line(number, text)
     try:
         data = json.loads(text.rstrip(b"\r\n"))
+        if b"\\ud" in text.lower():
+            # Half of a surrogate pair: this reader takes it, the one that training uses does not.
+            json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as err:
         line.error = RowError(str(err), "json")
         return line

@@ -25,4 +25,6 @@ def load_plain(path: Path) -> Any:
             return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
         # What a broken pickle raises is whatever its opcodes run into.
         except Exception as err:
-            raise SourceError(f"{path}: not a pickle of plain data ({' '.join(str(err).split())})") from None
+            raise SourceError(
+                f"{path}: not a pickle of plain data ({' '.join(str(err).split()) or type(err).__name__})"
+            ) from None

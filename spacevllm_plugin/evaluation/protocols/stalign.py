@@ -41,7 +41,7 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     span = [(frame - clip_first) / steps for frame in (first, last - 1)] if answer.outcome == "scored" else [0.0, 0.0]
     hull = max(span[1], true_span[1]) - min(span[0], true_span[0])
     if hull == 0:
-        return stopped(native.STVG_COLUMNS, "both spans are the same single frame: division by zero")
+        return stopped(native.STVG_COLUMNS, "the hull of the spans is empty: division by zero")
 
     on_grid = grid(tube.clip)
     has_true = (tube.start <= on_grid) & (on_grid < tube.end)
