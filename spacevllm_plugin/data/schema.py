@@ -8,9 +8,10 @@ from operator import ge
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+
+from .tube import box_array
 
 
 TASKS = ("stvg", "vtg", "rec", "qa")
@@ -210,7 +211,7 @@ class AnnotationRow(RowFields):
 
         # Half a pixel of slack: annotations are rounded. All boxes at once: test sets have millions.
         width, height = self.media.width, self.media.height
-        corners = np.array(boxes)
+        corners = box_array(boxes)
         low, high = corners[:, :2], corners[:, 2:]
         # Numbers that are not finite fail it, too.
         usable = (low >= -0.5) & (low < high) & (high <= (width + 0.5, height + 0.5))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data.schema import AnnotationRow
-from ..data.tube import interpolate_boxes
+from ..data.tube import box_array, interpolate_boxes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrueTube:
             end=end + end_shift,
             clip=row.media.frame_range,
             key_frames=np.array(target.frames),
-            key_boxes=np.array(target.boxes, dtype=np.float64),
+            key_boxes=box_array(target.boxes),
         )
 
     @property
