@@ -8,9 +8,10 @@ from operator import ge
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+
+from .tube import box_array
 
 
 TASKS = ("stvg", "vtg", "rec", "qa")
@@ -210,20 +211,19 @@ class AnnotationRow(RowFields):
 
         # Half a pixel of slack: annotations are rounded. All boxes at once: test sets have millions.
         width, height = self.media.width, self.media.height
-        corners = np.array(boxes)
-        finite = np.isfinite(corners).all(axis=1)
-        proper = (corners[:, :2] < corners[:, 2:]).all(axis=1)
-        inside = (corners >= -0.5).all(axis=1) & (corners[:, 2:] <= (width + 0.5, height + 0.5)).all(axis=1)
-        usable = finite & proper & inside
+        corners = box_array(boxes)
+        low, high = corners[:, :2], corners[:, 2:]
+        # Numbers that are not finite fail it, too.
+        usable = (low >= -0.5) & (low < high) & (high <= (width + 0.5, height + 0.5))
         if usable.all():
             return
 
-        first = int(usable.argmin())
+        first = int(usable.all(axis=1).argmin())
         frame, box = frames[first], list(boxes[first])
-        if not finite[first]:
+        if not all(map(math.isfinite, box)):
             raise broken("box-nan", f"box at frame {frame} is not a number")
 
-        if not proper[first]:
+        if box[0] >= box[2] or box[1] >= box[3]:
             raise broken("box-flipped", f"box at frame {frame} is empty or reversed: {box}")
 
         raise broken("box-outside", f"box at frame {frame} leaves the {width}x{height} frame: {box}")
@@ -299,11 +299,12 @@ def split_turns(messages: list[Message]) -> tuple[str, list[Message]]:
 
 def read_rows(path: str | Path, model: type[BaseModel] = AnnotationRow) -> Iterator[Any]:
     """Read a JSONL file row by row; raises `RowError` at the first bad one."""
+    name = Path(path).name
     with open(path, encoding="utf-8") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield parse_row(line, model, where=f"{Path(path).name}:{number}")
+                    yield parse_row(line, model, where=f"{name}:{number}")
         except UnicodeDecodeError as err:
             raise RowError(f"{path}: not JSONL, which is UTF-8 text ({err.reason})", "json") from None
 

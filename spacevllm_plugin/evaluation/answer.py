@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.schema import AnnotationRow, Media, PredictionRow, RowError
 from ..data.timeline import Timeline
-from ..data.tube import interpolate_boxes
+from ..data.tube import box_array, interpolate_boxes
 from .choice import Question, read_choice
 
 
@@ -57,7 +57,7 @@ class Prediction:
             span_frames=row.span_frames,
             windows_seconds=row.windows_seconds,
             frames=np.array(row.frames or [], dtype=np.int64),
-            boxes=np.array(row.boxes or [], dtype=np.float64).reshape(-1, 4),
+            boxes=box_array(row.boxes or []),
         )
 
 

@@ -15,9 +15,8 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     # Infinite coordinates give inf - inf; the NaN falls out as "not above 0" below.
     with np.errstate(invalid="ignore"):
-        inter = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-        inter = inter.clip(min=0).prod(axis=-1)
-        union = _area(a) + _area(b) - inter
+        inter = _area(np.maximum(_overlap(a, b), 0))
+        union = _area(np.maximum(_sides(a), 0)) + _area(np.maximum(_sides(b), 0)) - inter
 
     return np.divide(inter, union, out=np.zeros(inter.shape), where=union > 0)
 
@@ -33,14 +32,25 @@ def raw_box_iou(a: np.ndarray, b: np.ndarray, nothing: float = np.nan) -> np.nda
     Returns:
         IoU; NaN wherever a coordinate is NaN.
     """
-    inter = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0).prod(axis=-1)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - inter
     with np.errstate(invalid="ignore", divide="ignore"):
+        inter = _area(np.maximum(_overlap(a, b), 0))
+        union = _area(_sides(a)) + _area(_sides(b)) - inter
         return np.where((inter == 0) & (union == 0), nothing, inter / union)
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(axis=-1)
+def _sides(boxes: np.ndarray) -> np.ndarray:
+    """Width and height of each box, negative for a flipped one."""
+    return boxes[..., 2:] - boxes[..., :2]
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Width and height of what each pair of boxes shares, negative where they lie apart."""
+    return np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+
+
+def _area(sides: np.ndarray) -> np.ndarray:
+    # `prod(axis=-1)` says the same, and takes twice the time for an axis of two.
+    return sides[..., 0] * sides[..., 1]
 
 
 def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data.schema import AnnotationRow
-from ..data.tube import interpolate_boxes
+from ..data.tube import box_array, interpolate_boxes
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,27 @@ class TrueTube:
         start: First native frame of the span.
         end: The frame behind its last; not above `start` where a shift has left nothing.
         clip: Half-open range of native frames that is looked at.
+        key_frames: Native frames that carry a box, shape (n,).
+        key_boxes: Their xyxy boxes in pixels, shape (n, 4).
     """
 
     start: int
     end: int
     clip: tuple[int, int]
-    row: AnnotationRow
+    key_frames: np.ndarray
+    key_boxes: np.ndarray
 
     @classmethod
     def of(cls, row: AnnotationRow, end_shift: int = 0) -> "TrueTube":
         """The row's tube, its end moved by some frames."""
-        start, end = row.target.span_frames
-        return cls(start, end + end_shift, row.media.frame_range, row)
+        target, (start, end) = row.target, row.target.span_frames
+        return cls(
+            start=start,
+            end=end + end_shift,
+            clip=row.media.frame_range,
+            key_frames=np.array(target.frames),
+            key_boxes=box_array(target.boxes),
+        )
 
     @property
     def frames(self) -> np.ndarray:
@@ -36,4 +45,4 @@ class TrueTube:
 
     def boxes_at(self, frames: np.ndarray) -> np.ndarray:
         """True boxes at native frames, xyxy pixels, shape (n, 4): interpolated, the first and the last one held."""
-        return interpolate_boxes(self.row.target.frames, self.row.target.boxes, frames)
+        return interpolate_boxes(self.key_frames, self.key_boxes, frames)

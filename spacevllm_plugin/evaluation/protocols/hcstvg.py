@@ -29,7 +29,7 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     # Inclusive ends and + 1 there; half-open here: the same number.
     hull = max(last, tube.end) - min(first, tube.start)
     values = {"tIoU": len(frames) / hull, "vIoU": float(ious.sum() / hull), "sIoU": None}
-    plain = native.score_stvg(row, answer, rules).values
+    plain = native.score_tube(tube, answer).values
     quirks = ("frames without a predicted box lower tIoU, too,",) if changed(values, plain, "tIoU") else ()
     return Scored(values, nan_reason(ious, frames), quirks=quirks)
 

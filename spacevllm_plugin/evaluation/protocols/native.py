@@ -18,6 +18,11 @@ REC_THRESHOLD = 0.5
 
 
 def score_stvg(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
+    """Scores of one tube; see `score_tube`."""
+    return score_tube(TrueTube.of(row, rules.gt_end_shift), answer)
+
+
+def score_tube(tube: TrueTube, answer: Answer) -> Scored:
     """Scores of one tube.
 
     tIoU compares half-open spans of native frames. vIoU is the sum of the box IoUs over the frames in both spans,
@@ -27,7 +32,6 @@ def score_stvg(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     A missing or failed answer scores 0 throughout. An unreadable one has no span, so tIoU = vIoU = 0; but its boxes
     come from the prefill, independent of the text, so it keeps the sIoU that they earn.
     """
-    tube = TrueTube.of(row, rules.gt_end_shift)
     if tube.end <= tube.start:
         return stopped(STVG_COLUMNS, "the true span is empty after --gt-end-shift")
 

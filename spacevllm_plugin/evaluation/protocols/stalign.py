@@ -53,7 +53,7 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
         "vIoU": float(ious.sum() / max((has_true | has_predicted).sum(), 1)),
         "sIoU": float(ious.sum() / max(len(frames), 1)),
     }
-    plain = native.score_stvg(row, answer, rules).values
+    plain = native.score_tube(tube, answer).values
     quirks = []
     if changed(values, plain, "tIoU"):
         quirks.append("span compared between first and last frame, the truth rounded to 3 places,")

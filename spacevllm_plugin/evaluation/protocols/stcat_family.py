@@ -66,7 +66,7 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules, stops_vidstg: bool, 
         "sIoU": float(ious.sum() / max(len(frames), 1)),
     }
 
-    plain = native.score_stvg(row, answer, rules).values
+    plain = native.score_tube(tube, answer).values
     quirks = []
     if end < tube.end and changed(values, plain, "tIoU", "vIoU"):
         quirks.append("ground truth one frame shorter")
