@@ -119,15 +119,21 @@ def plain_recipe(out: Path) -> Path:
     return path
 
 
-def drop_video_metadata(engine) -> None:
-    """LLaMA-Factory 0.9.5's chat makes a tensor of all that the processor returns, which fails on Qwen3-VL's metadata."""
+def mend_chat(engine) -> None:
+    """What LLaMA-Factory 0.9.5's chat lacks for videos of Qwen3-VL under transformers 5, on a Qwen3-VL of anybody's.
+
+    It makes a tensor of all that the processor returns, which fails on the metadata, and passes no `mm_token_type_ids`,
+    without which `generate` counts positions as in plain text, not as in training.
+    """
     plugin = engine.engine.template.mm_plugin
     get_mm_inputs = plugin.get_mm_inputs
 
-    def without_metadata(*args, **kwargs) -> dict:
-        return {name: value for name, value in get_mm_inputs(*args, **kwargs).items() if name != "video_metadata"}
+    def get_whole_mm_inputs(*args, batch_ids: list[list[int]], processor, **kwargs) -> dict:
+        inputs = get_mm_inputs(*args, batch_ids=batch_ids, processor=processor, **kwargs)
+        del inputs["video_metadata"]
+        return {**inputs, "mm_token_type_ids": processor.create_mm_token_type_ids(batch_ids)}
 
-    plugin.get_mm_inputs = without_metadata
+    plugin.get_mm_inputs = get_whole_mm_inputs
 
 
 def generate(name: str, model: Path, rows: Path, out: Path) -> None:
@@ -141,7 +147,7 @@ def generate(name: str, model: Path, rows: Path, out: Path) -> None:
     else:
         limits = {"video_maxlen": 12, "video_fps": 2.0, "video_max_pixels": 2304}
         engine, asked = ChatModel({**common, **limits, "template": "qwen3_vl_nothink"}), twice
-        drop_video_metadata(engine)
+        mend_chat(engine)
 
     answers = []
     for i, row in enumerate(read_jsonl(rows)):
