@@ -89,7 +89,7 @@ setup(
         "lmms-eval": ["lmms-eval>=0.7.3"],
         # LLaMA-Factory's own text scores, without which it refuses `predict_with_generate`.
         "metrics": ["jieba", "nltk", "rouge-chinese"],
-        "dev": ["hypothesis", "jieba", "nltk", "pytest", "rouge-chinese", "ruff", "scikit-video"],
+        "dev": ["bitsandbytes", "hypothesis", "jieba", "nltk", "pytest", "rouge-chinese", "ruff", "scikit-video"],
     },
     entry_points={
         "console_scripts": ["spacevllm-cli = spacevllm_plugin.cli.main:main"],
