@@ -121,7 +121,7 @@ def test_a_killed_run_leaves_what_was_there(tmp_path):
 def test_the_raw_file_is_not_overwritten(tmp_path, capsys):
     options = tacos(tmp_path)
     before = options["annotations"].read_bytes()
-    assert run_convert("tacos", options["annotations"], **options) == 1
+    assert run_convert("tacos", options["annotations"], **options) == 2
     assert "is the file of --annotations" in capsys.readouterr().err
     assert options["annotations"].read_bytes() == before
 

@@ -359,6 +359,6 @@ class TestCommandLine:
 
         before = (tmp_path / "pred.jsonl").read_bytes()
         argv = ["evaluate", "rec", "--gt", str(tmp_path / "gt.jsonl"), "--pred", str(tmp_path / "pred.jsonl")]
-        assert main([*argv, option, str(tmp_path / "pred.jsonl")]) == 1
+        assert main([*argv, option, str(tmp_path / "pred.jsonl")]) == 2
         assert "is the file of --pred" in capsys.readouterr().err
         assert (tmp_path / "pred.jsonl").read_bytes() == before

@@ -42,7 +42,9 @@ def test_quantised_backbone_and_whole_heads(backbone, tmp_path):
     assert len(trained) == len(saved)
     for name, tensor in saved.items():
         short = name.removeprefix("base_model.model.")
-        (loaded,) = (p for other, p in trained.items() if other.replace(".modules_to_save.default", "").endswith(short))
+        (loaded,) = (
+            p for other, p in trained.items() if other.replace(".modules_to_save.default", "").endswith(short)
+        )
         torch.testing.assert_close(loaded, tensor)
 
     answers = ground_batch(engine.model, engine.prompter, [row_item(engine, row, data) for row in rows], 8)

@@ -228,7 +228,7 @@ def test_nothing_is_lost(tmp_path, capsys):
 def test_the_input_is_not_overwritten(tmp_path, capsys):
     data = write_lines(tmp_path / "in.jsonl", [annotated("a", moving(0, 60)).model_dump_json(exclude_none=True)])
     before = data.read_bytes()
-    assert refine(data, tmp_path / "." / "in.jsonl", "--overwrite") == 1
+    assert refine(data, tmp_path / "." / "in.jsonl", "--overwrite") == 2
     assert "is the file of --data" in capsys.readouterr().err and data.read_bytes() == before
 
 
