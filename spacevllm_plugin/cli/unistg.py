@@ -11,7 +11,7 @@ from .errors import CommandError, keep_inputs
 
 EXAMPLE = """spacevllm-cli unistg analyze --data charades_sta/train.jsonl --out u/1.jsonl \\
       --base-url http://localhost:8000/v1 --model Qwen2.5-72B-Instruct
-  spacevllm-cli unistg annotate --data u/1.jsonl --media-dir data_info --out u/2.jsonl
+  spacevllm-cli unistg annotate --data u/1.jsonl --media-dir media --out u/2.jsonl
   spacevllm-cli unistg refine --data u/2.jsonl --out u/3.jsonl
   spacevllm-cli unistg filter --data u/3.jsonl --out data_info/unistg/charades_sta.jsonl
   spacevllm-cli unistg mix --config examples/unistg/mix.yaml --data-dir data_info --out data_info/unistg/mix.jsonl
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "annotate",
             _annotate,
             "Grounding-DINO boxes the objects on the frames of the coarse span",
-            "--data 1.jsonl --media-dir data_info --out 2.jsonl",
+            "--data 1.jsonl --media-dir media --out 2.jsonl",
         )
     )
     _configure_refine(
