@@ -190,6 +190,7 @@ def test_open_groups_are_decoded_once(tmp_path, monkeypatch):
     ref = write(tmp_path / "open.mp4", **OPEN_GOP)
     probe(ref)
     monkeypatch.setenv("SPACEVLLM_VIDEO_BACKEND", "pyav")
+    monkeypatch.setenv("SPACEVLLM_VIDEO_THREADS", "1")  # of two decoders each has one of the groups
     counted = Counted(monkeypatch)
     # Frame 11 is shown before keyframe 12 and refers to it: the packets of both groups in one go.
     assert numbers(ref, [10, 11, 12, 13, 14]) == [10, 11, 12, 13, 14]

@@ -6,7 +6,9 @@ other needs, and ends at the last packet that a wanted frame needs.
 
 import heapq
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 
 import av
 from PIL import Image
@@ -19,12 +21,28 @@ from ..source import MediaError
 UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
+# A keyframe's timestamp, where to seek to meet it next, and the wanted frames that are decoded from it on.
+Group = tuple[int, int, list[int]]
+
+
 def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int, Image.Image]:
     """See the package."""
+    with open_video(path, threads=1) as (container, stream):
+        groups = _Decoder(container, stream, index).groups(wanted)
+
+    # A decoder that is sent from group to group has no use for a second thread; a second decoder has.
+    count = min(threads, len(groups))
+    bounds = [len(groups) * part // count for part in range(count + 1)]
+    parts = [groups[start:end] for start, end in pairwise(bounds)]
+    with ThreadPoolExecutor(count) as pool:
+        found = pool.map(lambda part: _decode(path, index, part, threads // count), parts)
+        return {frame: image for images in found for frame, image in images.items()}
+
+
+def _decode(path: str, index: Index, groups: list[Group], threads: int) -> dict[int, Image.Image]:
     images: dict[int, Image.Image] = {}
     with open_video(path, threads) as (container, stream):
         decoder = _Decoder(container, stream, index)
-        groups = decoder.groups(wanted)
         while groups:
             asked = decoder.run(groups, images)
             missing = [frame for frame in asked if frame not in images]
@@ -36,10 +54,6 @@ def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int
                 raise MediaError(f"{path}: frame {missing[0]} cannot be decoded")
 
     return images
-
-
-# A keyframe's timestamp, where to seek to meet it next, and the wanted frames that are decoded from it on.
-Group = tuple[int, int, list[int]]
 
 
 class _Decoder:
