@@ -6,7 +6,7 @@ from runs import TEMPLATES, train, weights, write_data
 
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.modeling.modeling import HEAD_MODULES
+from spacevllm_plugin.modeling.modeling import is_head
 from spacevllm_plugin.modeling.tiny import make_tiny
 
 
@@ -32,11 +32,11 @@ def test_quantised_backbone_and_whole_heads(backbone, tmp_path):
     assert len(losses) == 3 and losses[-1] < losses[0]  # one batch three times
 
     engine = load_engine(str(base), str(out), infer_dtype="float32", quantization_bit=4)
-    heads = {name: p for name, p in engine.model.named_parameters() if any(head in name for head in HEAD_MODULES)}
+    heads = {name: p for name, p in engine.model.named_parameters() if is_head(name)}
     quantised = [name for name, m in engine.model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     assert any(".layers.0.self_attn.q_proj" in name for name in quantised)
-    assert not any(head in name for name in quantised for head in HEAD_MODULES)
-    saved = {name: tensor for name, tensor in weights(out).items() if any(head in name for head in HEAD_MODULES)}
+    assert not any(is_head(name) for name in quantised)
+    saved = {name: tensor for name, tensor in weights(out).items() if is_head(name)}
     assert saved and all(tensor.dtype == torch.float32 for tensor in saved.values())
     trained = {name: p for name, p in heads.items() if "original_module" not in name}
     assert len(trained) == len(saved)

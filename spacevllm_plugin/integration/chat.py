@@ -78,19 +78,19 @@ def _rounded(box: list[float], plan: Any) -> list[float]:
 @contextmanager
 def as_files(videos: list[Any] | None) -> Iterator[list[Any] | None]:
     """Videos as the reader takes them: the API hands over one that came in the request, or from a URL, as a stream."""
+    if not any(hasattr(video, "read") for video in videos or []):
+        yield videos
+        return
+
     with TemporaryDirectory(prefix="spacevllm_") as folder:
-        sources = []
-        for number, video in enumerate(videos or []):
+        sources = list(videos)
+        for number, video in enumerate(videos):
             if hasattr(video, "read"):
-                path = Path(folder, f"video_{number}_of_the_request")
-                with path.open("wb") as file:
+                sources[number] = str(Path(folder, f"video_{number}_of_the_request"))
+                with open(sources[number], "wb") as file:
                     shutil.copyfileobj(video, file)
 
-                video = str(path)
-
-            sources.append(video)
-
-        yield videos and sources
+        yield sources
 
 
 def install(module: ModuleType) -> None:

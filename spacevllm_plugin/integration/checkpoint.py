@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
-from ..modeling.modeling import HEAD_MODULES
+from ..modeling.modeling import is_head
 from .arguments import defaults
 
 
@@ -29,7 +29,7 @@ def complete_converted(directory: Path) -> None:
     converted = directory / "pissa_converted" / SAFETENSORS_WEIGHTS_NAME
     if converted.is_file():
         trained = load_file(directory / "pissa_backup" / SAFETENSORS_WEIGHTS_NAME)
-        heads = {name: value for name, value in trained.items() if any(module in name for module in HEAD_MODULES)}
+        heads = {name: value for name, value in trained.items() if is_head(name)}
         save_file({**load_file(converted), **heads}, converted, metadata={"format": "pt"})
 
 

@@ -16,7 +16,7 @@ from ..evaluation import evaluate
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
 from ..modeling.configuration import LossOptions
-from ..modeling.modeling import HEAD_MODULES
+from ..modeling.modeling import is_head
 from .checkpoint import complete_converted, write_adapter_options
 from .engine import Engine, row_prompt
 from .muon import use_fp32_on_cpu
@@ -33,7 +33,7 @@ logger = logging.get_logger(__name__)
 
 def split_head_groups(optimizer: torch.optim.Optimizer, model: torch.nn.Module, lr: float) -> None:
     """Give the queries and the space decoder parameter groups, and so a learning rate, of their own."""
-    heads = {id(p) for name, p in model.named_parameters() if any(module in name for module in HEAD_MODULES)}
+    heads = {id(p) for name, p in model.named_parameters() if is_head(name)}
     for group in list(optimizer.param_groups):
         own = [p for p in group["params"] if id(p) in heads]
         group["params"] = [p for p in group["params"] if id(p) not in heads]

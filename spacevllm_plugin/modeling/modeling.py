@@ -19,6 +19,11 @@ from .space_decoder import SpaceDecoder
 HEAD_MODULES = ("staq_embedding", "space_decoder")
 
 
+def is_head(name: str) -> bool:
+    """Whether a parameter or a module of this name, however wrapped, belongs to the queries or the space decoder."""
+    return any(module in name for module in HEAD_MODULES)
+
+
 @dataclass
 class SpaceVLLMOutput(ModelOutput):
     """Output of a SpaceVLLM model.

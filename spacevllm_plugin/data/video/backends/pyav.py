@@ -8,7 +8,6 @@ import heapq
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import pairwise
 
 import av
 from PIL import Image
@@ -27,33 +26,21 @@ Group = tuple[int, int, list[int]]
 
 def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int, Image.Image]:
     """See the package."""
-    with open_video(path, threads=1) as (container, stream):
-        groups = _Decoder(container, stream, index).groups(wanted)
-
-    # A decoder that is sent from group to group has no use for a second thread; a second decoder has.
-    count = min(threads, len(groups))
-    bounds = [len(groups) * part // count for part in range(count + 1)]
-    parts = [groups[start:end] for start, end in pairwise(bounds)]
-    with ThreadPoolExecutor(count) as pool:
-        found = pool.map(lambda part: _decode(path, index, part, threads // count), parts)
-        return {frame: image for images in found for frame, image in images.items()}
-
-
-def _decode(path: str, index: Index, groups: list[Group], threads: int) -> dict[int, Image.Image]:
-    images: dict[int, Image.Image] = {}
     with open_video(path, threads) as (container, stream):
         decoder = _Decoder(container, stream, index)
-        while groups:
-            asked = decoder.run(groups, images)
-            missing = [frame for frame in asked if frame not in images]
-            if missing and not decoder.to_the_end:
-                # A frame in two packets (fields) is not complete with the first; nobody says so beforehand.
-                decoder.to_the_end = True
-                groups = decoder.groups(missing) + groups
-            elif missing:
-                raise MediaError(f"{path}: frame {missing[0]} cannot be decoded")
+        groups = decoder.groups(wanted)
+        count = min(threads, len(groups))
+        if count == 1:
+            return decoder.decode(groups)
 
-    return images
+    # A decoder that is sent from group to group has no use for a second thread; a second decoder has.
+    def decode_part(part: int) -> dict[int, Image.Image]:
+        own = groups[len(groups) * part // count : len(groups) * (part + 1) // count]
+        with open_video(path, threads // count) as (container, stream):
+            return _Decoder(container, stream, index).decode(own)
+
+    with ThreadPoolExecutor(count) as pool:
+        return {frame: image for images in pool.map(decode_part, range(count)) for frame, image in images.items()}
 
 
 class _Decoder:
@@ -70,6 +57,21 @@ class _Decoder:
         # order, so each takes the earliest number that is left.
         self.reorder = self.h26x and container.format.name == "avi"
         self.to_the_end = self.reorder
+
+    def decode(self, groups: list[Group]) -> dict[int, Image.Image]:
+        """All wanted frames of the groups; raises `MediaError` for one that does not come out."""
+        images: dict[int, Image.Image] = {}
+        while groups:
+            asked = self.run(groups, images)
+            missing = [frame for frame in asked if frame not in images]
+            if missing and not self.to_the_end:
+                # A frame in two packets (fields) is not complete with the first; nobody says so beforehand.
+                self.to_the_end = True
+                groups = self.groups(missing) + groups
+            elif missing:
+                raise MediaError(f"{self.container.name}: frame {missing[0]} cannot be decoded")
+
+        return images
 
     def groups(self, wanted: list[int]) -> list[Group]:
         """Wanted frames (increasing) by the keyframe that they are decoded from."""
