@@ -1,5 +1,6 @@
 """LlamaBoard knows our models, templates and data sets, and its own page functions train one of ours."""
 
+import asyncio
 import json
 import os
 import sys
@@ -29,6 +30,8 @@ def board(tmp_path_factory):
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         from llamafactory.webui.interface import create_ui
 
+        # Gradio 5.23 makes its locks in this thread's event loop, which `asyncio.run` of another test takes away.
+        asyncio.set_event_loop(asyncio.new_event_loop())
         demo = create_ui()
         _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", inbrowser=False)
         yield folder, demo, Client(url, verbose=False)
