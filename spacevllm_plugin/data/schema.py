@@ -17,6 +17,8 @@ from .tube import box_array
 TASKS = ("stvg", "vtg", "rec", "qa")
 VISUAL_TAGS = {"videos": "<video>", "images": "<image>"}
 MEDIA_TAG = re.compile("|".join(VISUAL_TAGS.values()))
+# What a prediction carries: all that a reader can use, and less than the last digits in which machines differ.
+PIXEL_DECIMALS, SECOND_DECIMALS = 2, 3
 
 
 class RowError(ValueError):
@@ -237,10 +239,10 @@ class PredictionRow(_Model):
         text: The generated answer.
         status: `ok`, `unreadable` (no span could be read from the text) or `failed` (the media could not be read).
         error: What failed, for `failed`.
-        span_seconds: Predicted span.
+        span_seconds: Predicted span, to the millisecond.
         span_frames: The same as a half-open range of native frames.
         frames: Every sampled native frame of the whole clip, not only inside the span; `[0]` for an image.
-        boxes: One xyxy pixel box for each of `frames`.
+        boxes: One xyxy pixel box for each of `frames`, to a hundredth of a pixel.
         windows_seconds: All predicted spans where there are several, best first; `span_seconds` is the first.
     """
 

@@ -1,5 +1,6 @@
 """From prompts to tubes: one batched generation, whose prefill gives the boxes and whose text gives the span."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from ..data.answers import read_span, read_spans
 from ..data.plan import VideoPlan
 from ..data.prompters.base import ImagePlan, Prompter
-from ..data.schema import Media, PredictionRow
+from ..data.schema import PIXEL_DECIMALS, SECOND_DECIMALS, Media, PredictionRow
 from ..data.targets import pixel_box
 from ..modeling.configuration import STAQ_TOKEN
 
@@ -101,21 +102,27 @@ def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) 
         prediction.frames = [0]
     else:
         plan = item.videos[0]
-        prediction.span_seconds = read_span(text, plan)
-        if prediction.span_seconds is None:
+        span = read_span(text, plan)
+        if span is None:
             prediction.status = "unreadable"
         else:
+            prediction.span_seconds = _rounded(span, SECOND_DECIMALS)
             prediction.span_frames = plan.timeline.span_frames(prediction.span_seconds, plan.clip)
             spans = read_spans(text, plan)
             if item.task == "vtg" and len(spans) > 1:
-                prediction.windows_seconds = spans
+                prediction.windows_seconds = [_rounded(window, SECOND_DECIMALS) for window in spans]
 
         if item.task == "stvg":
             prediction.frames = list(plan.frames)
 
     if prediction.frames is not None:
         prediction.boxes = [
-            pixel_box(box, size.width, size.height) for box in boxes[: len(prediction.frames)].tolist()
+            _rounded(pixel_box(box, size.width, size.height), PIXEL_DECIMALS)
+            for box in boxes[: len(prediction.frames)].tolist()
         ]
 
     return prediction
+
+
+def _rounded(values: Iterable[float], decimals: int) -> tuple[float, ...]:
+    return tuple(round(value, decimals) for value in values)
