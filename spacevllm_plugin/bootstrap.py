@@ -20,6 +20,7 @@ TOUCH_POINTS = {
     "llamafactory.model.loader": "loader",
     "llamafactory.train.sft.workflow": "workflow",
     "llamafactory.chat.hf_engine": "chat",
+    "llamafactory.api.app": "api",
 }
 
 

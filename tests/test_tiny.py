@@ -1,13 +1,10 @@
-import argparse
-
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.video_utils import VideoMetadata
 
-from spacevllm_plugin.cli import make_tiny as command
-from spacevllm_plugin.cli.main import CommandError
+from spacevllm_plugin.cli.main import CommandError, build_parser
 from spacevllm_plugin.modeling.tiny import BACKBONES, FRAME_SIZE, MIN_SPARE_IDS, make_tiny
 
 
@@ -150,10 +147,11 @@ def test_own_corpus(tmp_path):
 
 
 def test_command(tmp_path):
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
+    parser = build_parser("make-tiny")
     with pytest.raises(CommandError, match="known: qwen3_vl, qwen2_5_vl, llava_onevision"):
-        command.run(parser.parse_args(["gpt", "--out", str(tmp_path)]))
+        args = parser.parse_args(["gpt", "--out", str(tmp_path)])
+        args.run(args)
 
-    command.run(parser.parse_args(["qwen3_vl", "--out", str(tmp_path / "a" / "b")]))
+    args = parser.parse_args(["qwen3_vl", "--out", str(tmp_path / "a" / "b")])
+    args.run(args)
     assert AutoConfig.from_pretrained(tmp_path / "a" / "b").model_type == "qwen3_vl"

@@ -1,9 +1,11 @@
 """`spacevllm-cli ground`: one sentence in one video or image."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from .errors import UsageError
+from .ground_table import describe
 from .loading import add_model_arguments, load
 
 
@@ -20,16 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--render", type=Path, action="append", default=[], help=".mp4 or .png to draw; may be repeated"
     )
-    parser.add_argument("--out", type=Path, help="write the prediction row here as well")
+    parser.add_argument("--out", type=Path, help="write the prediction row (JSON) here as well")
+    parser.add_argument("--json", action="store_true", help="print the prediction row instead of the table")
 
 
 def run(args: argparse.Namespace) -> None:
     """Ground and print."""
-    from ..data.plan import open_image
-    from ..data.prompts import instruction
-    from ..data.schema import dump_row
-    from ..inference.grounding import ground_batch
-    from ..inference.render import render, render_image, tube_from_prediction
+    if not args.query.strip():
+        raise UsageError("--query is empty: it takes the sentence to look for")
 
     suffixes = (".png",) if args.image else (".png", ".mp4")
     for out in args.render:
@@ -37,12 +37,20 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(f"--render {out}: the name must end in {' or '.join(suffixes)}")
 
     engine = load(args)
+    # Not before: these import torch, and what is wrong with `--model` is to be said at once.
+    from ..data.plan import open_image
+    from ..data.prompts import instruction
+    from ..data.schema import dump_row
+    from ..inference.grounding import ground_batch
+    from ..inference.render import render, render_image, tube_from_prediction
+
     task, tag = ("stvg", "<video>") if args.video else ("rec", "<image>")
     messages = [{"role": "user", "content": tag + instruction(task, args.query)}]
     images, videos = ([], [args.video]) if args.video else ([args.image], [])
     item = engine.item(args.query, task, messages, images, videos)
     (prediction,) = ground_batch(engine.model, engine.prompter, [item], args.max_new_tokens)
-    print(dump_row(prediction))
+    plan = item.videos[0] if args.video else None
+    print(dump_row(prediction) if args.json else describe(prediction, args.video or args.image, args.query, plan))
     if args.out:
         args.out.write_text(dump_row(prediction) + "\n", encoding="utf-8")
 
@@ -52,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
         if args.image:
             render_image(open_image(args.image).convert("RGB"), [tube], out, args.query)
         else:
-            render(item.videos[0].ref, tube, out, args.query)
+            render(plan.ref, tube, out, args.query)
 
-        print(f"drawn: {out}")
+        # With `--json`, stdout is for one row.
+        print(f"drawn: {out}", file=sys.stderr if args.json else sys.stdout)

@@ -1,9 +1,12 @@
 """Arguments of the commands that load a model."""
 
 import argparse
+import sys
 from typing import Any
 
 from .errors import CommandError, UsageError
+from .quiet import loading
+from .sources import check_sources
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +40,15 @@ def load(args: argparse.Namespace) -> Any:
     from ..bootstrap import install
 
     arguments = parse_arguments(args.arg)
-    install()
-    from ..integration.engine import load_engine
+    check_sources(args.model, args.adapter, arguments)
+    if sys.stderr.isatty():
+        print(f"loading {args.model} …", file=sys.stderr)
 
-    try:
-        return load_engine(args.model, args.adapter, **arguments)
-    except (ValueError, OSError) as err:
-        raise CommandError(str(err).strip().splitlines()[0]) from err
+    install()
+    with loading(args.verbose):
+        from ..integration.engine import load_engine
+
+        try:
+            return load_engine(args.model, args.adapter, **arguments)
+        except (ValueError, OSError) as err:
+            raise CommandError(str(err).strip().splitlines()[0]) from err

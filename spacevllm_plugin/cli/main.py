@@ -4,8 +4,10 @@ import argparse
 import importlib
 import os
 import sys
+from contextlib import nullcontext
 
 from .errors import CommandError, UsageError
+from .quiet import add_verbose, quiet
 
 
 # name -> (module, one line of help)
@@ -35,7 +37,8 @@ def build_parser(command: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(parser)
-    parser.set_defaults(run=module.run)
+    add_verbose(parser)
+    parser.set_defaults(run=module.run, verbose=False)
     return parser
 
 
@@ -66,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 
     args = build_parser(argv[0]).parse_args(argv[1:])
     try:
-        args.run(args)
+        with nullcontext() if args.verbose else quiet():
+            args.run(args)
     except (CommandError, RowError, MediaError, BackendError, OSError) as err:
         print(f"spacevllm-cli {argv[0]}: {err}", file=sys.stderr)
         return 2 if isinstance(err, UsageError) else 1

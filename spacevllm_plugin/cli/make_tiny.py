@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from .errors import CommandError, UsageError
+from .quiet import loading
 
 
 EXAMPLE = "spacevllm-cli make-tiny qwen3_vl --out outputs/tiny_qwen3_vl"
@@ -35,5 +36,8 @@ def run(args: argparse.Namespace) -> None:
     if args.merge_size and args.backbone != "qwen3_vl":
         raise UsageError("--merge-size is for qwen3_vl")
 
-    make_tiny(args.backbone, args.out, seed=args.seed, **({"merge_size": args.merge_size} if args.merge_size else {}))
+    with loading(args.verbose):
+        variant = {"merge_size": args.merge_size} if args.merge_size else {}
+        make_tiny(args.backbone, args.out, seed=args.seed, **variant)
+
     print(f"wrote a tiny {args.backbone} to {args.out}")

@@ -22,7 +22,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Predict."""
     from ..data.schema import read_rows
-    from ..inference.predictor import predict_rows
 
     if args.batch_size < 1:
         raise UsageError("--batch-size must be at least 1")
@@ -30,6 +29,9 @@ def run(args: argparse.Namespace) -> None:
     keep_inputs(args, ("data",), ("out",))
     rows = list(read_rows(args.data))  # a bad row is better known before the model is loaded
     engine = load(args)
+    # Not before: it imports torch, and what is wrong with `--model` is to be said at once.
+    from ..inference.predictor import predict_rows
+
     counts = predict_rows(
         engine, rows, args.media_dir or args.data.parent, args.out, args.batch_size, args.max_new_tokens
     )

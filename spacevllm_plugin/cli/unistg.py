@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CommandError, keep_inputs
+from .quiet import add_verbose, loading
 
 
 EXAMPLE = """spacevllm-cli unistg analyze --data charades_sta/train.jsonl --out u/1.jsonl \\
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             epilog=f"example:\n  spacevllm-cli unistg {name} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        add_verbose(sub)
         sub.set_defaults(run_stage=run)
         return sub
 
@@ -271,7 +273,8 @@ def _annotate(args: argparse.Namespace) -> None:
         raise CommandError(f"annotate: --media-dir {args.media_dir} is not a folder")
 
     try:
-        detector = GroundingDino(args.detector, args.threshold, args.device)
+        with loading(args.verbose):
+            detector = GroundingDino(args.detector, args.threshold, args.device)
     except (OSError, ValueError, RuntimeError) as err:
         raise CommandError(f"annotate: {args.detector}: {' '.join(str(err).split())[:300]}") from None
 

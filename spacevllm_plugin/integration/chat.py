@@ -1,6 +1,7 @@
 """Hook on `chat.hf_engine`: replies of chat, API and web chat carry the tube as one JSON block behind the text."""
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -16,6 +17,7 @@ from ..data.answers import read_span
 from ..data.plan import VideoPlan
 from ..data.schema import MEDIA_TAG
 from ..data.targets import pixel_box
+from ..data.video import MediaError
 from .template import is_ours
 
 
@@ -90,7 +92,11 @@ def as_files(videos: list[Any] | None) -> Iterator[list[Any] | None]:
                 with open(sources[number], "wb") as file:
                     shutil.copyfileobj(video, file)
 
-        yield sources
+        try:
+            yield sources
+        except MediaError as err:
+            # Where the server keeps them is nothing to the client, nor to anyone once they are gone.
+            raise MediaError(str(err).replace(folder + os.sep, "")) from None
 
 
 def install(module: ModuleType) -> None:

@@ -49,6 +49,7 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
     },
     "llamafactory.train.sft.workflow": {"SFTDataCollatorWith4DAttentionMask": None, "CustomSeq2SeqTrainer": None},
     "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
+    "llamafactory.api.app": {"create_app": ["chat_model"], "EventSourceResponse": None},
 }
 
 

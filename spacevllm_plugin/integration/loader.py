@@ -97,7 +97,11 @@ def install(module: ModuleType) -> None:
         config = upgrade_config(config, model_args.spacevllm_token_id)
         config.grounding, config.preprocessing = options.as_dict(), preprocessing
         if fresh:
-            module.logger.info_rank0("Plain backbone: the queries and the space decoder start from fresh weights.")
+            says = "Plain backbone: the queries and the space decoder start from fresh weights."
+            if model_args.spacevllm_fills_heads:
+                module.logger.info_rank0(says)
+            else:
+                module.logger.warning_rank0(f"{says} Its boxes mean nothing yet.")
 
         return config
 
@@ -121,6 +125,8 @@ def install(module: ModuleType) -> None:
         model_args.spacevllm_backbone = backbone_of(tokenizer)
         if model_args.spacevllm_backbone is not None:
             model_args.spacevllm_token_id = tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
+            # Then fresh heads are only the beginning; otherwise somebody is about to use them as they are.
+            model_args.spacevllm_fills_heads = is_trainable or model_args.adapter_name_or_path is not None
             save_heads_with_adapter(finetuning_args)
 
         model = load_model(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)

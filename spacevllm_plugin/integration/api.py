@@ -1,0 +1,73 @@
+"""Hook on `api.app`: a request whose media cannot be read is answered 400 and one line, streamed or not."""
+
+import binascii
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from PIL import UnidentifiedImageError
+
+from ..data.video import MediaError
+from .template import is_ours
+
+
+# What reading a request's media raises, in the engine and in LLaMA-Factory, and the answer; a `MediaError` is its own.
+UNREADABLE = {
+    MediaError: "",
+    UnidentifiedImageError: "an image of the request is not a readable image",
+    binascii.Error: "an image or video of the request is not base64",
+}
+# LLaMA-Factory's first event only says who speaks; the media are read for the second.
+HELD_EVENTS = 2
+
+
+async def _bad_request(request: Any, err: Exception) -> Any:
+    from fastapi.responses import JSONResponse
+
+    answer = next(answer for kind, answer in UNREADABLE.items() if isinstance(err, kind))
+    return JSONResponse({"detail": answer or str(err)}, status_code=400)
+
+
+async def begun(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The same events, of which the first have been made already: what they raise is raised here, not while sending."""
+    held = []
+    async for event in events:
+        held.append(event)
+        if len(held) == HELD_EVENTS:
+            break
+
+    async def go_on() -> AsyncIterator[Any]:
+        async with aclosing(events):
+            for event in held:
+                yield event
+
+            async for event in events:
+                yield event
+
+    return go_on()
+
+
+def install(module: ModuleType) -> None:
+    """Give the apps of our models handlers for media errors, and streams that meet these before they have begun."""
+    create_app, response_class = module.create_app, module.EventSourceResponse
+
+    class EventSourceResponse(response_class):
+        async def __call__(self, scope, receive, send) -> None:
+            # Once the status is sent, it is too late for another one.
+            if MediaError in scope["app"].exception_handlers:
+                self.body_iterator = await begun(self.body_iterator)
+
+            await super().__call__(scope, receive, send)
+
+    @wraps(create_app)
+    def _create_app(chat_model):
+        app = create_app(chat_model)
+        if is_ours(chat_model.engine.template):
+            for error in UNREADABLE:
+                app.add_exception_handler(error, _bad_request)
+
+        return app
+
+    module.create_app, module.EventSourceResponse = _create_app, EventSourceResponse

@@ -1,0 +1,156 @@
+"""The API: media that cannot be read are the client's fault, said in one line; the server goes on."""
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import httpx
+import pytest
+from conftest import picture, write_video
+from fastapi.testclient import TestClient
+from PIL import UnidentifiedImageError
+
+from spacevllm_plugin.modeling.tiny import make_tiny
+
+
+STREAM = pytest.mark.parametrize("stream", [False, True])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("api")
+
+
+def app_of(folder, template, **variant):
+    from llamafactory.api.app import create_app
+    from llamafactory.chat import ChatModel
+
+    make_tiny("qwen3_vl", folder / template, **variant)
+    arguments = {"model_name_or_path": str(folder / template), "template": template, "infer_dtype": "float32"}
+    return create_app(ChatModel({**arguments, "video_maxlen": 6, "max_new_tokens": 4, "do_sample": False}))
+
+
+@pytest.fixture(scope="module")
+def client(folder):
+    """Raises what the app does not handle."""
+    return TestClient(app_of(folder, "spacevllm_qwen3_vl"))
+
+
+def data_url(data: bytes, kind: str = "video/mp4") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def body(url: str, stream: bool = False, kind: str = "video") -> dict:
+    content = [{"type": f"{kind}_url", f"{kind}_url": {"url": url}}, {"type": "text", "text": "When and where?"}]
+    return {"model": "any", "messages": [{"role": "user", "content": content}], "stream": stream}
+
+
+def cut_video(folder) -> bytes:
+    """Its header promises frames that the file has no more: it opens, and breaks when they are decoded."""
+    with av.open(str(folder / "cut.mp4"), "w", options={"movflags": "faststart"}) as output:
+        stream = output.add_stream("libx264", rate=4, options={"crf": "1"})
+        stream.width = stream.height = 48
+        for number in range(12):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), "rgb24")))
+
+        output.mux(stream.encode(None))
+
+    data = (folder / "cut.mp4").read_bytes()
+    return data[: len(data) * 2 // 3]
+
+
+@pytest.fixture(scope="module")
+def good(folder):
+    return data_url(Path(write_video(folder / "good.mp4", 12)).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def bad(folder, good):
+    """name -> (url, what the answer says)."""
+    whole = (folder / "good.mp4").read_bytes()
+    return {
+        "text": (data_url(b"this is no video" * 50), "video_0_of_the_request: not a readable video"),
+        "no header": (data_url(whole[: len(whole) // 2]), "video_0_of_the_request: not a readable video"),
+        "cut off": (data_url(cut_video(folder)), "video_0_of_the_request: frame "),
+        "empty": ("data:video/mp4;base64,====", "video_0_of_the_request: the file is empty"),
+        "no base64": ("data:video/mp4;base64,abc", "an image or video of the request is not base64"),
+        "nowhere": ("/nowhere/v.mp4", "Invalid URL"),
+    }
+
+
+@STREAM
+@pytest.mark.parametrize("name", ["text", "no header", "cut off", "empty", "no base64", "nowhere"])
+def test_a_video_that_cannot_be_read_is_a_bad_request(client, bad, good, name, stream):
+    url, says = bad[name]
+    answer = client.post("/v1/chat/completions", json=body(url, stream))
+    assert answer.status_code == 400
+    detail = answer.json()["detail"]
+    # One line, and nothing of where the server keeps the videos of requests.
+    assert says in detail and "\n" not in detail and "spacevllm_" not in detail
+    answer = client.post("/v1/chat/completions", json=body(good, stream))
+    assert answer.status_code == 200 and "tubes" in answer.text
+
+
+@STREAM
+def test_so_is_an_image(client, stream):
+    answer = client.post("/v1/chat/completions", json=body(data_url(b"no image", "image/png"), stream, "image"))
+    assert (answer.status_code, answer.json()) == (400, {"detail": "an image of the request is not a readable image"})
+
+
+def test_a_stream_comes_whole_and_in_order(client, good):
+    """Its first events wait for the media to be read; none of them may be lost or moved by that."""
+    answer = client.post("/v1/chat/completions", json=body(good, stream=True))
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    choices = [json.loads(event)["choices"][0] for event in events]
+    assert choices[0]["delta"] == {"role": "assistant", "content": ""}
+    assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["stop"]
+    whole = client.post("/v1/chat/completions", json=body(good)).json()["choices"][0]["message"]["content"]
+    streamed = "".join(choice["delta"].get("content") or "" for choice in choices)
+    assert streamed.partition("```json")[2] == whole.partition("```json")[2] != ""
+
+
+def test_other_templates_answer_as_before(folder):
+    client = TestClient(app_of(folder, "qwen3_vl", merge_size=1))
+    with pytest.raises(UnidentifiedImageError):
+        client.post("/v1/chat/completions", json=body(data_url(b"no image", "image/png"), kind="image"))
+
+
+def test_the_server_goes_on(folder, client, good, bad):
+    """`llamafactory-cli api` as it is started by hand."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    log = folder / "server.log"
+    environment = {**os.environ, "API_PORT": str(port), "API_HOST": "127.0.0.1", "API_VERBOSE": "0"}
+    arguments = ["--template", "spacevllm_qwen3_vl", "--infer_dtype", "float32", "--max_new_tokens", "4"]
+    command = [Path(sys.executable).with_name("llamafactory-cli"), "api", "--model_name_or_path"]
+    with open(log, "w") as output:
+        server = subprocess.Popen(
+            [*map(str, command), str(folder / "spacevllm_qwen3_vl"), *arguments],
+            env={**environment, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    try:
+        url, deadline = f"http://127.0.0.1:{port}/v1/chat/completions", time.time() + 120
+        while "Uvicorn running" not in log.read_text() and server.poll() is None and time.time() < deadline:
+            time.sleep(0.1)
+
+        with httpx.Client(trust_env=False, timeout=60) as http:
+            for sent, status in ((bad["text"][0], 400), (good, 200)):
+                for stream in (False, True):
+                    assert http.post(url, json=body(sent, stream)).status_code == status, log.read_text()[-3000:]
+    finally:
+        server.terminate()
+        server.wait()
+
+    assert "Traceback" not in log.read_text()
