@@ -46,6 +46,14 @@ def read_version():
         return re.search(r'__version__ = "(.+?)"', file.read()).group(1)
 
 
+def read_tested(names):
+    """Exact versions that the suite last ran on, from the lock: `torch` -> `torch==2.14.1`."""
+    with open(os.path.join("constraints", "tested.txt"), encoding="utf-8") as file:
+        lock = dict(line.strip().split("==") for line in file if "==" in line)
+
+    return [f"{name}=={lock[name]}" for name in names]
+
+
 def read_readme():
     with open("README.md", encoding="utf-8") as file:
         return file.read()
@@ -61,35 +69,52 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["spacevllm_plugin", "spacevllm_plugin.*"]),
     package_data={"spacevllm_plugin.benchmark": ["published.json"]},
+    # Lower bounds are what constraints/oldest.txt ran with, upper bounds end where nothing newer was seen to run;
+    # `make newest` tries what lies beyond them.
     install_requires=[
+        # What we hook there is checked name by name; 0.10 has not been seen.
         "llamafactory>=0.9.5,<0.10",
-        # LLaMA-Factory's own ranges, less the releases known to break it.
-        "transformers>=5.5.0,!=5.6.0",
-        "torch>=2.6,!=2.9.*",
-        "torchvision",
-        "av",
-        "filelock",
-        "httpx",
-        "ijson",
-        "matplotlib",
-        "numpy",
-        "pillow",
-        "pyarrow",
-        "pydantic>=2",
-        "pyyaml",
-        "tqdm",
+        # 5.5.0: LLaMA-Factory's Qwen3-VL needs it. 5.6.0 breaks flash-attention. 5.8.0: the newest that LLaMA-Factory's
+        # main branch allows; its release 0.9.5 ends at 5.6.0 itself.
+        "transformers>=5.5.0,!=5.6.0,<=5.8.0",
+        # These three are built for each other, and LLaMA-Factory imports them all. torch 2.15 is built with CUDA 13.2 and
+        # the last torchaudio, 2.11, with 13.0: together they do not import. LLaMA-Factory refuses torch 2.9 with Conv3D.
+        "torch>=2.6,!=2.9.*,<2.15",
+        "torchvision>=0.21,<0.29.2",  # 0.29.2 is built with CUDA 13.2, for torch 2.15
+        "torchaudio>=2.6,<2.12",
+        # 14.1 has `av.stream.Disposition`; LLaMA-Factory ends at 16.0.0.
+        "av>=14.1,<=16.0.0",
+        # 10.1 has a font of any size.
+        "pillow>=10.1,<13",
+        # The rest ends before its next major release, of which none has been seen.
+        "filelock>=3.13,<5",
+        "httpx>=0.24.1,<1",
+        "ijson>=3.2.3,<4",
+        "matplotlib>=3.7,<4",
+        "numpy>=1.26,<3",
+        "packaging>=20,<27",
+        "pyarrow>=15,<27",
+        "pydantic>=2.7,<3",
+        "pyyaml>=6.0.1,<7",
+        "tqdm>=4.66.3,<5",
     ],
+    # None of these can pull torch or transformers out of the range above: pip resolves both together.
     extras_require={
+        # LLaMA-Factory's range.
         "deepspeed": ["deepspeed>=0.10.0,<=0.18.4"],
-        "flash-attn": ["flash-attn"],
-        "decord": ["decord"],
-        "torchcodec": ["torchcodec"],
-        "liger": ["liger-kernel>=0.5.5"],
-        "qlora": ["bitsandbytes>=0.43.0"],
-        "lmms-eval": ["lmms-eval>=0.7.3"],
+        # Built on the spot against the torch that is there; 3 is for Hopper alone and has other names.
+        "flash-attn": ["flash-attn>=2.5,<3"],
+        # Its last release was in 2021.
+        "decord": ["decord>=0.6,<0.7"],
+        "torchcodec": ["torchcodec>=0.2,<0.18"],
+        "liger": ["liger-kernel>=0.5.5,<0.9"],
+        "qlora": ["bitsandbytes>=0.43.0,<0.51"],
+        "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
         # LLaMA-Factory's own text scores, without which it refuses `predict_with_generate`.
         "metrics": ["jieba", "nltk", "rouge-chinese"],
         "dev": ["bitsandbytes", "hypothesis", "jieba", "nltk", "pytest", "rouge-chinese", "ruff", "scikit-video"],
+        # The set that the suite last ran on, for where constraints/tested.txt is not at hand; `doctor` reads it too.
+        "tested": read_tested(("torch", "torchvision", "torchaudio", "transformers", "llamafactory", "av")),
     },
     entry_points={
         "console_scripts": ["spacevllm-cli = spacevllm_plugin.cli.main:main"],
