@@ -3,34 +3,49 @@ VENV ?= .venv
 PYTHON ?= python3
 BACKBONE ?= qwen3_vl
 SEED ?= 1
+QUICK ?=
 STARTED := $(shell date +%s)
 
-.PHONY: install quickstart quickstart-all control test lint
+.PHONY: install lock newest quickstart quickstart-all control test lint
 
-install: $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
 
-$(VENV)/.installed: setup.py
+# The versions of the lock; then each package is tried.
+install: $(INSTALLED)
+	$(VENV)/bin/spacevllm-cli doctor
+
+$(INSTALLED): setup.py constraints/tested.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -e ".[dev]"
+	$(VENV)/bin/python -m pip install --quiet -c constraints/tested.txt -e ".[dev]"
 	touch $@
 
+# Writes the lock anew, from what pip takes within setup.py's ranges, once quickstart and tests have passed with it.
+lock:
+	$(PYTHON) constraints/lock.py
+
+# What is out there beyond the lock and setup.py's upper bounds: runs the tests with it, names the package that breaks them.
+newest: $(INSTALLED)
+	$(VENV)/bin/python constraints/newest.py
+
 # Data, full training, LoRA, merge, prediction, scores, pictures: 15 minutes on 2 cores, installation included.
-quickstart: install
-	$(VENV)/bin/python examples/quickstart/quickstart.py --backbone $(BACKBONE) --seed $(SEED) --started $(STARTED)
+# QUICK=1 takes the same path in three minutes, to lower figures.
+quickstart: $(INSTALLED)
+	$(VENV)/bin/python examples/quickstart/quickstart.py --backbone $(BACKBONE) --seed $(SEED) --started $(STARTED) \
+		$(if $(QUICK),--quick)
 
 # The same path with the other two backbones.
-quickstart-all: install
+quickstart-all: $(INSTALLED)
 	for backbone in qwen3_vl qwen2_5_vl llava_onevision; do \
 		$(VENV)/bin/python examples/quickstart/quickstart.py --backbone $$backbone --seed $(SEED) \
 			--out outputs/quickstart_$$backbone || exit 1; \
 	done
 
 # Boxes from queries against boxes written as text by the same backbone.
-control: install
+control: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/control.py
 
-test: install
+test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
 
-lint: install
+lint: $(INSTALLED)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -24,6 +24,12 @@ TOUCH_POINTS = {
 }
 
 
+# Where a broken torch, torchvision or torchaudio shows: our touch points, and LLaMA-Factory's first import of torch.
+GUARDED = {*TOUCH_POINTS, "llamafactory.extras.misc"}
+# Commands whose user wants one line and no stack trace.
+COMMANDS = ("llamafactory-cli", "lmf", "launcher")
+
+
 class _Finder:
     """Lets the ordinary finders find a touch point, and adds our step behind its execution.
 
@@ -34,7 +40,7 @@ class _Finder:
         self._busy = False
 
     def find_spec(self, name, path=None, target=None):
-        if self._busy or name not in TOUCH_POINTS:
+        if self._busy or name not in GUARDED:
             return None
 
         import importlib.util
@@ -59,12 +65,30 @@ class _Loader:
         return self._loader.create_module(spec)
 
     def exec_module(self, module) -> None:
-        self._loader.exec_module(module)
+        try:
+            self._loader.exec_module(module)
+        except Exception as err:
+            _blame(err)
+            raise
+
         module.__loader__ = module.__spec__.loader = self._loader
-        _run_hook(module.__name__)
+        if module.__name__ in TOUCH_POINTS:
+            _run_hook(module.__name__)
 
     def __getattr__(self, name):
         return getattr(self._loader, name)
+
+
+def _blame(err: Exception) -> None:
+    """LLaMA-Factory cannot be imported: say so in one line where a package below it does not work."""
+    from .trials import BrokenEnvironment, explain
+
+    line = explain(err)
+    if line is not None and os.path.splitext(os.path.basename(sys.argv[0]))[0] in COMMANDS:
+        raise SystemExit(line) from None
+
+    if line is not None:
+        raise BrokenEnvironment(line) from err
 
 
 def _run_hook(name: str) -> None:

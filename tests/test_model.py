@@ -711,7 +711,9 @@ def test_ground_batch_gives_each_row_its_own_boxes(engine, synthetic_set):
             continue
 
         assert prediction.frames == ([0] if row.task == "rec" else item.videos[0].frames)
-        assert torch.tensor(prediction.boxes).allclose(torch.tensor(alone.boxes), atol=0.011)  # one hundredth of a pixel
+        assert torch.tensor(prediction.boxes).allclose(
+            torch.tensor(alone.boxes), atol=0.011
+        )  # one hundredth of a pixel
         boxes = run(engine, collate(engine, [item])).boxes
         x = ((boxes[:, 0] - boxes[:, 2] / 2) * 48).clamp(0, 48)
         assert torch.tensor(prediction.boxes)[:, 0].allclose(x, atol=6e-3)

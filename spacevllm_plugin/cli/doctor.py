@@ -3,83 +3,82 @@
 import argparse
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import subprocess
+import sys
 
+from ..trials import TRIALS, find_failures
+from ..versions import OURS, installed, promised
 from .errors import CommandError
 
 
 EXAMPLE = "spacevllm-cli doctor"
 
-PACKAGES = (
-    "spacevllm_plugin",
-    "llamafactory",
-    "transformers",
-    "torch",
-    "torchvision",
-    "peft",
-    "trl",
-    "accelerate",
-    "av",
-)
-EXTRAS = ("deepspeed", "flash-attn", "decord", "torchcodec", "liger-kernel", "bitsandbytes")
+# Shown, but not tried by themselves.
+OTHERS = ("peft", "trl", "accelerate", "datasets", "gradio")
+CUDA = "import torch; print(*(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())), sep=', ')"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """No arguments."""
 
 
-def installed(package: str) -> str | None:
-    """Version of a package, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def find_problems() -> list[str]:
     """What would not work, each in one line."""
-    import sys
-
     from ..bootstrap import _Finder
     from ..integration.compatibility import find_problem
 
-    problems = []
+    problems = find_failures()
     if os.environ.get("SPACEVLLM_DISABLE") == "1":
         problems.append("SPACEVLLM_DISABLE=1 turns the plugin off in this environment")
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         problems.append("the .pth file was not read: install with pip, or call spacevllm_plugin.register() yourself")
 
-    if (problem := find_problem()) is not None:
+    if installed("llamafactory") is not None and (problem := find_problem()) is not None:
         problems.append(problem)
-
-    if installed("transformers") == "5.6.0":
-        problems.append("transformers 5.6.0 breaks flash-attention: use another release")
-
-    if (installed("torch") or "").startswith("2.9."):
-        problems.append("LLaMA-Factory refuses torch 2.9 with the Conv3D of the Qwen-VL vision towers")
 
     return problems
 
 
+def find_hints() -> list[str]:
+    """What may surprise, each in one line."""
+    from .path_check import find_path_problem
+
+    hints = []
+    for package in [trial.package for trial in TRIALS]:
+        requirement, version = promised(package), installed(package)
+        if requirement and version and not requirement.specifier.contains(version, prereleases=True):
+            hints.append(f"{package} {version} is outside {requirement.specifier}, what the tests ran with")
+
+    if installed("llamafactory") is not None and (problem := find_path_problem()) is not None:
+        hints.append(problem)
+
+    return hints
+
+
+def _cuda_devices() -> str:
+    """In a process of its own: a torch that does not import must not end the doctor."""
+    child = subprocess.run([sys.executable, "-W", "ignore", "-c", CUDA], capture_output=True, text=True)
+    return child.stdout.strip() or "none"
+
+
 def run(args: argparse.Namespace) -> None:
-    """Print versions, hooks and problems."""
-    import torch
-
+    """Print versions, hooks, hints and problems."""
     from ..bootstrap import TOUCH_POINTS
-    from ..modeling.configuration import UPGRADES
 
-    rows = [("python", platform.python_version())]
-    rows += [(name, installed(name) or "missing") for name in PACKAGES]
-    rows += [(f"{name} (extra)", installed(name) or "-") for name in EXTRAS]
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    rows += [("CUDA devices", ", ".join(devices) or "none")]
-    rows += [("backbones", ", ".join(UPGRADES)), ("hooks", f"{len(TOUCH_POINTS)} modules of LLaMA-Factory")]
+    rows = [("python", platform.python_version()), (OURS, installed(OURS) or "on the path, not installed")]
+    rows += [(trial.package, installed(trial.package) or "missing") for trial in TRIALS if not trial.extra]
+    rows += [(name, installed(name) or "missing") for name in OTHERS]
+    rows += [(f"{trial.package} (extra)", installed(trial.package) or "-") for trial in TRIALS if trial.extra]
+    rows += [("CUDA devices", _cuda_devices()), ("hooks", f"{len(TOUCH_POINTS)} modules of LLaMA-Factory")]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
 
     problems = find_problems()
-    if problems:
-        raise CommandError("; ".join(problems))
+    for hint in find_hints():
+        print(f"\nhint: {hint}")
 
-    print("\nNothing stands in the way.")
+    if problems:
+        raise CommandError("\n".join(problems))
+
+    print("\nEach was imported and tried: nothing stands in the way.")

@@ -74,6 +74,15 @@ def main(argv: list[str] | None = None) -> int:
     except (CommandError, RowError, MediaError, BackendError, OSError) as err:
         print(f"spacevllm-cli {argv[0]}: {err}", file=sys.stderr)
         return 2 if isinstance(err, UsageError) else 1
+    except (ImportError, RuntimeError, AttributeError) as err:
+        from ..trials import explain
+
+        line = explain(err)
+        if line is None:
+            raise
+
+        print(f"spacevllm-cli {argv[0]}: {line}", file=sys.stderr)
+        return 1
 
     return 0
 

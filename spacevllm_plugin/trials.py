@@ -1,0 +1,136 @@
+"""Whether what we stand on works together: each package imported and used for a moment, in a process of its own.
+
+Metadata cannot tell. Releases that pip takes for compatible may be built for different versions of CUDA, and then
+LLaMA-Factory ends in a stack trace at its first import.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from .versions import TORCH_SET, installed, mend
+
+
+PATIENCE = 300  # seconds; a cold disk may take one for an import of torch
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few words of Python that a package must be able to run.
+
+    Attributes:
+        package: Its name for pip.
+        code: What is run.
+        needs: Packages without which it cannot work; where one has failed, this says nothing more.
+        extra: Tried only where it is installed.
+    """
+
+    package: str
+    code: str
+    needs: tuple[str, ...] = ()
+    extra: bool = False
+
+
+BASE = (
+    Trial("torch", "import torch; torch.ones(2, 2) @ torch.ones(2, 2)"),
+    Trial(
+        "torchvision",
+        "import torch, torchvision; torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)",
+        ("torch",),
+    ),
+    Trial("torchaudio", "import torchaudio", ("torch",)),
+)
+TRIALS = (
+    *BASE,
+    Trial("av", "import av; av.codec.Codec('h264', 'r')"),
+    # All model and processor classes that our backbones are made of.
+    Trial("transformers", "import spacevllm_plugin.modeling.backbones, spacevllm_plugin.modeling.tiny", TORCH_SET[:2]),
+    Trial(
+        "llamafactory",
+        "import llamafactory.train.tuner, llamafactory.chat, llamafactory.webui.interface",
+        (*TORCH_SET, "transformers", "av"),
+    ),
+    Trial("deepspeed", "import deepspeed", ("torch",), extra=True),
+    Trial("flash-attn", "import flash_attn", ("torch",), extra=True),
+    Trial("decord", "import decord", extra=True),
+    Trial("torchcodec", "import torchcodec.decoders", ("torch",), extra=True),
+    Trial("liger-kernel", "import liger_kernel.transformers", ("torch", "transformers"), extra=True),
+    Trial("bitsandbytes", "import bitsandbytes", ("torch",), extra=True),
+    Trial("lmms-eval", "import lmms_eval", ("torch", "transformers"), extra=True),
+)
+
+
+def find_failures(trials: Iterable[Trial] = TRIALS) -> list[str]:
+    """One line for each package that does not work, with the command that mends it; roots only."""
+    waiting = [trial for trial in trials if not trial.extra or installed(trial.package) is not None]
+    unusable: set[str] = set()
+    lines = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        while waiting:
+            names = {trial.package for trial in waiting}
+            ready = [trial for trial in waiting if not names & set(trial.needs)]
+            waiting = [trial for trial in waiting if trial not in ready]
+            unusable |= {trial.package for trial in ready if unusable & set(trial.needs)}
+            ready = [trial for trial in ready if trial.package not in unusable]
+            for trial, reason in zip(ready, pool.map(attempt, ready)):
+                if reason is not None:
+                    unusable.add(trial.package)
+                    lines.append(_line(trial.package, reason))
+
+    return lines
+
+
+def attempt(trial: Trial) -> str | None:
+    """Run a trial in a child process; why it failed, or None."""
+    # The plugin answers a failing import of LLaMA-Factory by these very trials.
+    environment = {**os.environ, "SPACEVLLM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", trial.code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end of its import after {PATIENCE} s"
+
+    if child.returncode == 0:
+        return None
+
+    return _reason(child.stderr) if child.returncode > 0 else f"killed by signal {-child.returncode}"
+
+
+def _reason(stderr: str) -> str:
+    """The first line of the exception that ended a process."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
+    return (raised or lines or ["no word of why"])[-1][:240]
+
+
+def _line(package: str, reason: str) -> str:
+    return f"{package} {installed(package) or '(not installed)'} does not work: {reason.rstrip('.')}. Mend: {mend(package)}"
+
+
+class BrokenEnvironment(ImportError):
+    """An import failed because of a package that a trial has found broken; the message is its line."""
+
+
+def explain(err: BaseException) -> str | None:
+    """The line of the package to blame for an exception; None where it did not come from an import, or all works."""
+    if isinstance(err, BrokenEnvironment):
+        return str(err)
+
+    traceback, importing = err.__traceback__, False
+    while traceback is not None and not importing:
+        importing = traceback.tb_frame.f_code.co_filename.startswith("<frozen importlib")
+        traceback = traceback.tb_next
+
+    failures = find_failures(BASE) if importing else []
+    return failures[0] if failures else None
