@@ -36,7 +36,12 @@ class Trial:
 
 
 BASE = (
-    Trial("torch", "import torch; torch.ones(2, 2) @ torch.ones(2, 2)"),
+    # Says which GPUs it sees.
+    Trial(
+        "torch",
+        "import torch; torch.ones(2, 2) @ torch.ones(2, 2)\n"
+        "print(*(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())), sep=', ')",
+    ),
     Trial(
         "torchvision",
         "import torch, torchvision; torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)",
@@ -51,7 +56,7 @@ TRIALS = (
     Trial("transformers", "import spacevllm_plugin.modeling.backbones, spacevllm_plugin.modeling.tiny", TORCH_SET[:2]),
     Trial(
         "llamafactory",
-        "import llamafactory.train.tuner, llamafactory.chat, llamafactory.webui.interface",
+        "import llamafactory.train.tuner, llamafactory.chat",
         (*TORCH_SET, "transformers", "av"),
     ),
     Trial("deepspeed", "import deepspeed", ("torch",), extra=True),
@@ -64,28 +69,49 @@ TRIALS = (
 )
 
 
-def find_failures(trials: Iterable[Trial] = TRIALS) -> list[str]:
-    """One line for each package that does not work, with the command that mends it; roots only."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial went.
+
+    Attributes:
+        said: What it printed.
+        reason: Why it failed, in one line; None where it did not.
+    """
+
+    said: str = ""
+    reason: str | None = None
+
+
+def run_trials(trials: Iterable[Trial] = TRIALS) -> dict[str, Outcome]:
+    """Try each package that is there or has to be; those whose needs have failed are left out, so only roots are blamed."""
     waiting = [trial for trial in trials if not trial.extra or installed(trial.package) is not None]
-    unusable: set[str] = set()
-    lines = []
+    outcomes: dict[str, Outcome] = {}
     with ThreadPoolExecutor(max_workers=2) as pool:
         while waiting:
             names = {trial.package for trial in waiting}
             ready = [trial for trial in waiting if not names & set(trial.needs)]
+            outcomes.update(zip([trial.package for trial in ready], pool.map(attempt, ready)))
             waiting = [trial for trial in waiting if trial not in ready]
-            unusable |= {trial.package for trial in ready if unusable & set(trial.needs)}
-            ready = [trial for trial in ready if trial.package not in unusable]
-            for trial, reason in zip(ready, pool.map(attempt, ready)):
-                if reason is not None:
-                    unusable.add(trial.package)
-                    lines.append(_line(trial.package, reason))
+            broken = {package for package, outcome in outcomes.items() if outcome.reason is not None}
+            while hopeless := [trial for trial in waiting if broken & set(trial.needs)]:
+                broken |= {trial.package for trial in hopeless}
+                waiting = [trial for trial in waiting if trial not in hopeless]
 
-    return lines
+    return outcomes
 
 
-def attempt(trial: Trial) -> str | None:
-    """Run a trial in a child process; why it failed, or None."""
+def failures(outcomes: dict[str, Outcome]) -> list[str]:
+    """One line for each package that does not work, with the command that mends it."""
+    return [
+        f"{package} {installed(package) or '(not installed)'} does not work: {outcome.reason.rstrip('.')}. "
+        f"Mend: {mend(package)}"
+        for package, outcome in outcomes.items()
+        if outcome.reason is not None
+    ]
+
+
+def attempt(trial: Trial) -> Outcome:
+    """Run a trial in a child process."""
     # The plugin answers a failing import of LLaMA-Factory by these very trials.
     environment = {**os.environ, "SPACEVLLM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     try:
@@ -99,12 +125,12 @@ def attempt(trial: Trial) -> str | None:
             timeout=PATIENCE,
         )
     except subprocess.TimeoutExpired:
-        return f"no end of its import after {PATIENCE} s"
+        return Outcome(reason=f"no end of its import after {PATIENCE} s")
 
-    if child.returncode == 0:
-        return None
+    if child.returncode < 0:
+        return Outcome(reason=f"killed by signal {-child.returncode}")
 
-    return _reason(child.stderr) if child.returncode > 0 else f"killed by signal {-child.returncode}"
+    return Outcome(child.stdout.strip(), _reason(child.stderr) if child.returncode else None)
 
 
 def _reason(stderr: str) -> str:
@@ -112,10 +138,6 @@ def _reason(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
     return (raised or lines or ["no word of why"])[-1][:240]
-
-
-def _line(package: str, reason: str) -> str:
-    return f"{package} {installed(package) or '(not installed)'} does not work: {reason.rstrip('.')}. Mend: {mend(package)}"
 
 
 class BrokenEnvironment(ImportError):
@@ -132,5 +154,5 @@ def explain(err: BaseException) -> str | None:
         importing = traceback.tb_frame.f_code.co_filename.startswith("<frozen importlib")
         traceback = traceback.tb_next
 
-    failures = find_failures(BASE) if importing else []
-    return failures[0] if failures else None
+    lines = failures(run_trials(BASE)) if importing else []
+    return lines[0] if lines else None

@@ -3,10 +3,9 @@
 import argparse
 import os
 import platform
-import subprocess
 import sys
 
-from ..trials import TRIALS, find_failures
+from ..trials import TRIALS, failures, run_trials
 from ..versions import OURS, installed, promised
 from .errors import CommandError
 
@@ -15,7 +14,6 @@ EXAMPLE = "spacevllm-cli doctor"
 
 # Shown, but not tried by themselves.
 OTHERS = ("peft", "trl", "accelerate", "datasets", "gradio")
-CUDA = "import torch; print(*(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())), sep=', ')"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def find_problems() -> list[str]:
-    """What would not work, each in one line."""
+    """What keeps the plugin from working, beside the packages below it; each in one line."""
     from ..bootstrap import _Finder
     from ..integration.compatibility import find_problem
 
-    problems = find_failures()
+    problems = []
     if os.environ.get("SPACEVLLM_DISABLE") == "1":
         problems.append("SPACEVLLM_DISABLE=1 turns the plugin off in this environment")
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -55,30 +53,27 @@ def find_hints() -> list[str]:
     return hints
 
 
-def _cuda_devices() -> str:
-    """In a process of its own: a torch that does not import must not end the doctor."""
-    child = subprocess.run([sys.executable, "-W", "ignore", "-c", CUDA], capture_output=True, text=True)
-    return child.stdout.strip() or "none"
-
-
 def run(args: argparse.Namespace) -> None:
     """Print versions, hooks, hints and problems."""
     from ..bootstrap import TOUCH_POINTS
 
+    outcomes = run_trials()
     rows = [("python", platform.python_version()), (OURS, installed(OURS) or "on the path, not installed")]
     rows += [(trial.package, installed(trial.package) or "missing") for trial in TRIALS if not trial.extra]
     rows += [(name, installed(name) or "missing") for name in OTHERS]
     rows += [(f"{trial.package} (extra)", installed(trial.package) or "-") for trial in TRIALS if trial.extra]
-    rows += [("CUDA devices", _cuda_devices()), ("hooks", f"{len(TOUCH_POINTS)} modules of LLaMA-Factory")]
+    rows += [
+        ("CUDA devices", outcomes["torch"].said or "none"),
+        ("hooks", f"{len(TOUCH_POINTS)} modules of LLaMA-Factory"),
+    ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
 
-    problems = find_problems()
     for hint in find_hints():
         print(f"\nhint: {hint}")
 
-    if problems:
+    if problems := [*failures(outcomes), *find_problems()]:
         raise CommandError("\n".join(problems))
 
     print("\nEach was imported and tried: nothing stands in the way.")
