@@ -47,7 +47,7 @@ def _of_extra(requirement: Requirement, extra: str) -> bool:
 def mend(package: str) -> str:
     """The command that brings a package to what was tested, or else into its range."""
     names = TORCH_SET if package in TORCH_SET else (package,)
-    away = [name for name in names if tested(name) and installed(name) is None or not _is_tested(name)]
+    away = [name for name in names if not _is_tested(name)]
     wanted = [f"{name}=={tested(name)}" if tested(name) else _range(name) for name in away or names]
     again = "" if away else "--force-reinstall --no-deps "
     return f"pip install {again}" + " ".join(f'"{name}"' for name in wanted)
