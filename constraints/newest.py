@@ -121,8 +121,9 @@ def main() -> None:
     names = sorted(
         found, key=lambda name: (name not in TORCH_SET, TORCH_SET.index(name) if name in TORCH_SET else 0, name)
     )
-    first, *others = [f"{name} {new[name]} (tested: {old.get(name, 'none')})" for name in names]
-    print(f"\n{first} breaks it" + (f", with what moves along: {', '.join(others)}" if others else ""))
+    first, *others = names
+    moves = f" (with what moves along: {', '.join(others)})" if others else ""
+    print(f"\n{first} {new[first]} breaks it, where {old.get(first, 'none')} was tested{moves}:")
     sys.exit(problem)
 
 
