@@ -222,11 +222,11 @@ def recipe(folder, **run):
 
 
 def assert_same_run(out, log, data):
-    """bf16 and other kernels: the same losses to a few per cent, and a checkpoint that loads and grounds."""
+    """The same losses, as closely as bf16 weights follow fp32 ones, and a checkpoint that loads and grounds."""
     sharded = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert_sound(sharded, 3)
-    for a, b in zip(log[:3], sharded[:3]):
-        assert [a[part] for part in PARTS] == pytest.approx([b[part] for part in PARTS], rel=0.05), a["step"]
+    for a, b, tolerance in zip(log, sharded, (0.02, 0.1, 0.1)):  # the first step's come before any update
+        assert [a[part] for part in PARTS] == pytest.approx([b[part] for part in PARTS], rel=tolerance), a["step"]
 
     boxes = boxes_of(load(out), data)
     assert boxes.isfinite().all() and torch.cdist(boxes, boxes).fill_diagonal_(1).min() > 1e-4
