@@ -71,7 +71,9 @@ def plan(wheels: Path | None, work: Path, dry: bool) -> list[Step]:
         steps.append(Step(shape, [*command, "--out", str(figures)] + ["--dry"] * dry, 110, figures))
 
     quickstart = [python, "examples/quickstart/quickstart.py", "--out", str(work / "quickstart")]
-    quickstart += ["--device", "cpu", "max_steps=2", "max_samples=64"] if dry else ["--device", "cuda"]
+    # The recipes are for two cores.
+    quickstart += ["preprocessing_num_workers=8", "dataloader_num_workers=4", "--device"]
+    quickstart += ["cpu", "max_steps=2", "max_samples=64"] if dry else ["cuda"]
     steps.append(Step("quickstart", quickstart, 300, work / "quickstart" / "report.json"))
     return steps
 
@@ -79,11 +81,9 @@ def plan(wheels: Path | None, work: Path, dry: bool) -> list[Step]:
 def environment(dry: bool) -> dict[str, str]:
     """What the children see."""
     path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    more = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if dry:
-        more |= {"CUDA_VISIBLE_DEVICES": "", "GPU_CHECK_DRY": "1"}
-
-    return {**os.environ, **more}
+    one_gpu = "" if dry else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    more = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": one_gpu, "GPU_CHECK_DRY": str(int(dry))}
+    return {**os.environ, **more, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
 def run(step: Step, limit: float, log: Path, env: dict[str, str]) -> dict[str, Any]:

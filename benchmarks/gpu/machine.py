@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -39,6 +40,9 @@ def main() -> None:
         "versions": {name: version for name in PACKAGES + EXTRAS if (version := installed(name)) is not None},
     }
     args.out.write_text(json.dumps(facts, indent=2))
+    if not on_gpu and os.environ.get("GPU_CHECK_DRY") != "1":
+        sys.exit("torch sees no CUDA device here; --dry takes the same path on a CPU")
+
     sys.exit(spacevllm_cli(["doctor"]))
 
 

@@ -57,7 +57,7 @@ def _shapes(shapes: list[dict[str, Any]]) -> str:
             rows.append(line)
 
         notes.append(
-            f"{shape['shape']}: {shape['parameters'] / 1e9:.2f} billion parameters as {shape['hub_id']}, random; "
+            f"{shape['shape']}: {shape['parameters'] / 1e6:,.1f} million random parameters, for {shape['hub_id']}; "
             f"{shape['frames']} frames of {shape['side']} x {shape['side']}, {shape['queries']} queries; "
             f"{shape['attention']}; reading the frames takes {shape['ground']['reading_seconds']:.3f} s of both `ground`s."
         )
