@@ -71,9 +71,8 @@ def plan(wheels: Path | None, work: Path, dry: bool) -> list[Step]:
         steps.append(Step(shape, [*command, "--out", str(figures)] + ["--dry"] * dry, 110, figures))
 
     quickstart = [python, "examples/quickstart/quickstart.py", "--out", str(work / "quickstart")]
-    # The recipes are for two cores.
-    quickstart += ["preprocessing_num_workers=8", "dataloader_num_workers=4", "--device"]
-    quickstart += ["cpu", "max_steps=2", "max_samples=64"] if dry else ["cuda"]
+    quickstart += ["--device", "cpu", "max_steps=2", "max_samples=64"] if dry else ["--device", "cuda"]
+    quickstart += ["preprocessing_num_workers=8", "dataloader_num_workers=4"]  # the recipes are for two cores
     steps.append(Step("quickstart", quickstart, 300, work / "quickstart" / "report.json"))
     return steps
 

@@ -75,9 +75,12 @@ def stored_as(checkpoint, dtype):
 def load(*folders, dtype="float32", **more):
     from spacevllm_plugin.integration.engine import load_engine
 
-    folders = folders if dtype == "float32" else [stored_as(folder, dtype) for folder in folders]
+    if dtype in ("float16", "bfloat16"):
+        folders = [stored_as(folder, dtype) for folder in folders]
+
     engine = load_engine(*map(str, folders), infer_dtype=dtype, **more)
-    assert engine.model.dtype == getattr(torch, dtype) and engine.model.device.type == ("cpu" if DRY else "cuda")
+    assert engine.model.device.type == ("cpu" if DRY else "cuda")
+    assert dtype == "auto" or engine.model.dtype == getattr(torch, dtype)
     return engine
 
 
@@ -228,7 +231,7 @@ def assert_same_run(out, log, data):
     for a, b, tolerance in zip(log, sharded, (0.02, 0.1, 0.1)):  # the first step's come before any update
         assert [a[part] for part in PARTS] == pytest.approx([b[part] for part in PARTS], rel=tolerance), a["step"]
 
-    boxes = boxes_of(load(out), data)
+    boxes = boxes_of(load(out, dtype="auto"), data)  # a sharded run may save its weights in bf16
     assert boxes.isfinite().all() and torch.cdist(boxes, boxes).fill_diagonal_(1).min() > 1e-4
 
 
