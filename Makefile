@@ -4,9 +4,10 @@ PYTHON ?= python3
 BACKBONE ?= qwen3_vl
 SEED ?= 1
 QUICK ?=
+OUT ?= outputs/gpu_check
 STARTED := $(shell date +%s)
 
-.PHONY: install lock newest quickstart quickstart-all control test lint
+.PHONY: install lock newest quickstart quickstart-all control gpu-wheels gpu-check test lint
 
 INSTALLED := $(VENV)/.installed
 
@@ -43,6 +44,18 @@ quickstart-all: $(INSTALLED)
 # Boxes from queries against boxes written as text by the same backbone.
 control: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/control.py
+
+# What a GPU machine without a registry needs beside its torch, for its Python 3.12: make gpu-wheels WHEELS=DIR
+PLATFORMS := manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+gpu-wheels: $(INSTALLED)
+	$(VENV)/bin/python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+		$(addprefix --platform ,$(PLATFORMS)) -r constraints/gpu-wheels.txt -d $(WHEELS)
+	DS_BUILD_OPS=0 $(VENV)/bin/python -m pip wheel --no-deps --no-build-isolation deepspeed==0.18.4 -w $(WHEELS)
+
+# First thing on a GPU, nine minutes at most. With WHEELS=DIR the Python is $(PYTHON), torch in it; DRY=1 tries it on a CPU.
+gpu-check: $(if $(WHEELS),,$(INSTALLED))
+	$(if $(WHEELS),$(PYTHON),$(VENV)/bin/python) benchmarks/gpu_check.py --out $(OUT) \
+		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(DRY),--dry)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest

@@ -57,7 +57,8 @@ def train(model: Path, data: Path, out: Path, **overrides) -> list[dict]:
 def command(*args: str, env: dict | None = None, check: bool = True) -> subprocess.CompletedProcess:
     """Run a command of the environment, for instance `llamafactory-cli` or `torchrun`."""
     executable = Path(sys.executable).with_name(args[0])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})}
+    path = f"{executable.parent}{os.pathsep}{os.environ['PATH']}"  # where LLaMA-Factory looks for `torchrun`
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})}
     result = subprocess.run([str(executable), *args[1:]], capture_output=True, text=True, env=environment)
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
     return result
