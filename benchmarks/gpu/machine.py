@@ -11,8 +11,9 @@ from shutil import which
 
 import torch
 
-from spacevllm_plugin.cli.doctor import EXTRAS, PACKAGES, installed
+from spacevllm_plugin.cli.doctor import PACKAGES
 from spacevllm_plugin.cli.main import main as spacevllm_cli
+from spacevllm_plugin.versions import installed
 
 
 def driver() -> str | None:
@@ -37,7 +38,7 @@ def main() -> None:
         "driver": driver() if gpu else None,
         "cuda": torch.version.cuda if gpu else None,
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES + EXTRAS if (version := installed(name)) is not None},
+        "versions": {name: version for name in PACKAGES if (version := installed(name)) is not None},
     }
     args.out.write_text(json.dumps(facts, indent=2))
     if not on_gpu and os.environ.get("GPU_CHECK_DRY") != "1":

@@ -14,6 +14,7 @@ EXAMPLE = "spacevllm-cli doctor"
 
 # Shown, but not tried by themselves.
 OTHERS = ("peft", "trl", "accelerate", "datasets", "gradio")
+PACKAGES = (OURS, *(trial.package for trial in TRIALS), *OTHERS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
