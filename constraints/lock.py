@@ -10,8 +10,10 @@ import sys
 from environment import LOCK, ROOT, Environment, read_lock
 
 
-# Extras that bring no other torch, transformers or LLaMA-Factory, by pip's own word; flash-attn builds against a GPU's torch.
-EXTRAS = "deepspeed,decord,torchcodec,liger,qlora,metrics,lmms-eval"
+# flash-attn is not among them: it is built against a GPU's torch.
+EXTRAS = ".[deepspeed,decord,torchcodec,liger,qlora,metrics]"
+# Wants an older PyAV than the lock's, so an environment of its own.
+APART = ".[lmms-eval]"
 
 
 def main() -> None:
@@ -25,9 +27,11 @@ def main() -> None:
     candidate = LOCK.with_suffix(".candidate")
     candidate.write_text("\n".join(lines) + "\n")
 
+    resolve = ("-m", "pip", "install", "--quiet", "--dry-run")
     for what, arguments in (
         ("the doctor", ("-m", "spacevllm_plugin.cli.main", "doctor")),
-        ("an extra", ("-m", "pip", "install", "--quiet", "--dry-run", "-c", str(candidate), f".[{EXTRAS}]")),
+        ("an extra", (*resolve, "-c", str(candidate), EXTRAS)),
+        ("an extra", (*resolve, APART)),
         ("the quickstart", ("examples/quickstart/quickstart.py",)),
         ("a test", ("-m", "pytest")),
     ):

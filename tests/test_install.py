@@ -40,7 +40,7 @@ def bare_environment(tmp_path):
 def source(tmp_path):
     """A copy of the sources, so that building leaves nothing behind in the checkout."""
     files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "spacevllm_plugin", "setup.py", "pyproject.toml", "*.pth", "README.md"],
+        ["git", "ls-files", "-co", "--exclude-standard", "spacevllm_plugin", "constraints", "setup.py", "pyproject.toml", "*.pth", "README.md"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     for name in files:

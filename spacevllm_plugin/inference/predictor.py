@@ -55,7 +55,7 @@ def predict_rows(
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "ab") as file:
-        for number, batch in enumerate(_batches(tqdm(rows, unit="row", desc="predict", disable=None), batch_size)):
+        for number, batch in enumerate(_batches(tqdm(rows, unit="row", desc="predict"), batch_size)):
             if number % share[1] != share[0]:
                 continue
 

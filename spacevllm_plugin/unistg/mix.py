@@ -141,7 +141,7 @@ def mix(mixture: Mixture, data_dir: Path, out: Path, name: str) -> dict[str, Any
             for part in wanted
         }
         rows = _interleave({part: len(rows) for part, rows in chosen.items()})
-        for part, place in tqdm(rows, total=sum(map(len, chosen.values())), unit="row", desc="mix", disable=None):
+        for part, place in tqdm(rows, total=sum(map(len, chosen.values())), unit="row", desc="mix"):
             index, row = indexes[part], chosen[part][place]
             line = _line(sources[part][index.files[row]], int(index.offsets[row]))
             tasks[index.tasks[row]] += 1
@@ -199,7 +199,7 @@ def _rows(path: Path, unusable: _Unusable) -> Iterator[tuple[int, str, str]]:
     """Offset, task and id of each usable row."""
     offset = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(tqdm(file, unit="row", desc=path.name, disable=None), start=1):
+        for number, line in enumerate(tqdm(file, unit="row", desc=path.name), start=1):
             if line.strip():
                 try:
                     row = parse_row(line.decode(), where=f"{path.name}:{number}")

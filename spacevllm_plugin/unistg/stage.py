@@ -84,9 +84,7 @@ def run_stage(stage: Stage, source: Path, out: Path, overwrite: bool = False) ->
 
     with _Journal(partial, made_by) as journal:
         try:
-            with tqdm(
-                _pending(stage, source, journal), total=num_lines, unit="row", desc=stage.name, disable=None
-            ) as pending:
+            with tqdm(_pending(stage, source, journal), total=num_lines, unit="row", desc=stage.name) as pending:
                 for row_id, result in stage.process(iter(pending)):
                     journal.add(row_id, result)
         finally:

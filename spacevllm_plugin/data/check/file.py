@@ -81,7 +81,7 @@ def check_file(path: Path, options: CheckOptions, fixed: Path | None = None) -> 
         Library(options.memory, options.workers) as library,
         open(path, "rb") as file,
         replaced(fixed) if fixed else nullcontext() as out,
-        tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check", disable=None) as bar,
+        tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar,
     ):
 
         def show() -> None:

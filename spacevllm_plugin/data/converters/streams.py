@@ -51,7 +51,7 @@ class _Reader:
 
 def _bar(path: Path) -> tqdm:
     size = path.stat().st_size if path.is_file() else None
-    return tqdm(desc=path.name, total=size, unit="B", unit_scale=True, mininterval=0.5, disable=None)
+    return tqdm(desc=path.name, total=size, unit="B", unit_scale=True, mininterval=0.5)
 
 
 @contextmanager
