@@ -57,8 +57,9 @@ gpu-check: $(if $(WHEELS),,$(INSTALLED))
 	$(if $(WHEELS),$(PYTHON),$(VENV)/bin/python) benchmarks/gpu_check.py --out $(OUT) \
 		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(DRY),--dry)
 
+# On two cores ten minutes at most; each of the two processes takes whole files.
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -112,7 +112,10 @@ setup(
         "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
         # LLaMA-Factory's own text scores, without which it refuses `predict_with_generate`.
         "metrics": ["jieba", "nltk", "rouge-chinese"],
-        "dev": ["bitsandbytes", "hypothesis", "jieba", "nltk", "pytest", "rouge-chinese", "ruff", "scikit-video"],
+        "dev": [
+            *("bitsandbytes", "hypothesis", "jieba", "nltk", "pytest", "pytest-xdist", "rouge-chinese", "ruff"),
+            "scikit-video",
+        ],
         # The set that the suite last ran on, for where constraints/tested.txt is not at hand; `doctor` reads it too.
         "tested": read_tested(("torch", "torchvision", "torchaudio", "transformers", "llamafactory", "av")),
     },

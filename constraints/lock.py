@@ -33,7 +33,7 @@ def main() -> None:
         ("an extra", (*resolve, "-c", str(candidate), EXTRAS)),
         ("an extra", (*resolve, APART)),
         ("the quickstart", ("examples/quickstart/quickstart.py",)),
-        ("a test", ("-m", "pytest")),
+        ("a test", ("-m", "pytest", "-n", "2", "--dist", "loadfile")),
     ):
         if environment.run(*arguments).returncode != 0:
             sys.exit(f"{what} fails with these versions: they stay in {candidate}, and {LOCK.name} stays as it is.")

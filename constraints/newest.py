@@ -63,7 +63,9 @@ def doctor(environment: Environment) -> str | None:
 
 def suite(environment: Environment, tests: tuple[str, ...] = ()) -> str | None:
     """The tests that fail, of all or of some."""
-    result = environment.run("-m", "pytest", "-q", "-rfE", *tests, capture_output=True, text=True)
+    result = environment.run(
+        "-m", "pytest", "-rfE", "-n", "2", "--dist", "loadfile", *tests, capture_output=True, text=True
+    )
     if result.returncode == 0:
         return None
 
