@@ -57,9 +57,9 @@ gpu-check: $(if $(WHEELS),,$(INSTALLED))
 	$(if $(WHEELS),$(PYTHON),$(VENV)/bin/python) benchmarks/gpu_check.py --out $(OUT) \
 		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(DRY),--dry)
 
-# On two cores ten minutes at most; each of the two processes takes whole files.
+# On two cores ten minutes at most: two processes, each of one thread unless told otherwise, take whole files.
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
