@@ -42,7 +42,7 @@ QUICK = Size(
     100,
     40,
     ("max_steps=75", "warmup_steps=20", "logging_steps=15"),
-    ("max_steps=15", "max_samples=200", "logging_steps=5"),
+    ("max_steps=10", "max_samples=100", "logging_steps=5"),
 )
 # Two frames are one temporal patch there: less is to be seen at once, so it takes more steps, which cost less each.
 MORE_STEPS = {"qwen2_5_vl": ("max_steps=1000",)}
