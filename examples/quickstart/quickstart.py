@@ -38,15 +38,10 @@ class Size:
 WHOLE = Size(3000, 600, 150)
 # The same path in three minutes. Where a shape is takes a few dozen steps to learn, when it is takes hundreds.
 QUICK = Size(
-    480,
-    100,
-    40,
-    ("max_steps=75", "warmup_steps=20", "logging_steps=15"),
-    ("max_steps=10", "max_samples=100", "logging_steps=5"),
+    *(320, 60, 30),
+    full=("max_steps=50", "warmup_steps=10", "logging_steps=10"),
+    lora=("max_steps=10", "max_samples=100", "logging_steps=5"),
 )
-# Two frames are one temporal patch there: less is to be seen at once, so it takes more steps, which cost less each.
-MORE_STEPS = {"qwen2_5_vl": ("max_steps=1000",)}
-HEADLINE = ("m_tIoU", "m_sIoU", "m_vIoU")
 
 
 # On two cores, two processes of one thread train a model this small faster than one process of two threads.
@@ -188,8 +183,8 @@ def main() -> None:
     }
     (out / "report.json").write_text(json.dumps(report, indent=2))
     print_report(report, out)
-    if args.quick and not report["heldout"]["m_sIoU"] > 2 * chance["m_sIoU"]:
-        sys.exit("The boxes are no better than twice chance: training, merging or prediction is broken.")
+    if args.quick and not report["heldout"]["m_sIoU"] > 1.5 * chance["m_sIoU"]:
+        sys.exit("The boxes are hardly better than chance: training, merging or prediction is broken.")
 
 
 def print_report(report: dict, out: Path) -> None:
