@@ -11,6 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "constraints" / "tested.txt"
 OURS = "spacevllm_plugin"
+# As `make test` runs it.
+SUITE = ("-m", "pytest", "-n", "2", "--dist", "loadfile")
+
+
+def plain(name: str) -> str:
+    """A package's name as locks write it."""
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 class Environment:
@@ -39,8 +46,8 @@ class Environment:
     def versions(self) -> dict[str, str]:
         """Exact version of every package but pip and ours."""
         listed = self.run("-m", "pip", "list", "--format=json", capture_output=True, text=True, check=True).stdout
-        versions = {package["name"].lower().replace("_", "-"): package["version"] for package in json.loads(listed)}
-        return {name: versions[name] for name in sorted(versions) if name not in ("pip", OURS.replace("_", "-"))}
+        versions = {plain(package["name"]): package["version"] for package in json.loads(listed)}
+        return {name: versions[name] for name in sorted(versions) if name not in ("pip", plain(OURS))}
 
 
 def read_lock() -> dict[str, str]:

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-from environment import LOCK, ROOT, Environment, read_lock
+from environment import LOCK, ROOT, SUITE, Environment, read_lock
 
 
 # flash-attn is not among them: it is built against a GPU's torch.
@@ -33,7 +33,7 @@ def main() -> None:
         ("an extra", (*resolve, "-c", str(candidate), EXTRAS)),
         ("an extra", (*resolve, APART)),
         ("the quickstart", ("examples/quickstart/quickstart.py",)),
-        ("a test", ("-m", "pytest", "-n", "2", "--dist", "loadfile")),
+        ("a test", SUITE),
     ):
         if environment.run(*arguments).returncode != 0:
             sys.exit(f"{what} fails with these versions: they stay in {candidate}, and {LOCK.name} stays as it is.")

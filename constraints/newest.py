@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import distributions, requires
 
-from environment import OURS, ROOT, Environment, read_lock
+from environment import OURS, ROOT, SUITE, Environment, plain, read_lock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -39,20 +39,16 @@ def groups(moved: set[str], environment: Environment) -> list[set[str]]:
 
     join(moved & set(TORCH_SET))
     for distribution in distributions(path=[str(site)]):
-        owner = _plain(distribution.name)
+        owner = plain(distribution.name)
         for requirement in map(Requirement, distribution.requires or []):
             # Pins, whatever extra they belong to: torch takes its libraries as extras of one package.
             if any(part.operator in ("==", "~=") for part in requirement.specifier):
-                pair = {owner, _plain(requirement.name)}
+                pair = {owner, plain(requirement.name)}
                 if pair <= moved:
                     join(pair)
 
     # The likeliest first.
     return sorted(found, key=lambda group: (not group & set(TORCH_SET), sorted(group)))
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def doctor(environment: Environment) -> str | None:
@@ -63,9 +59,7 @@ def doctor(environment: Environment) -> str | None:
 
 def suite(environment: Environment, tests: tuple[str, ...] = ()) -> str | None:
     """The tests that fail, of all or of some."""
-    result = environment.run(
-        "-m", "pytest", "-rfE", "-n", "2", "--dist", "loadfile", *tests, capture_output=True, text=True
-    )
+    result = environment.run(*SUITE, "-rfE", *tests, capture_output=True, text=True)
     if result.returncode == 0:
         return None
 
@@ -120,10 +114,7 @@ def main() -> None:
         sys.exit(f"The versions of the lock are the newest, and fail: {problem}")
 
     found = culprit(environment, suspects, check, new, old)
-    names = sorted(
-        found, key=lambda name: (name not in TORCH_SET, TORCH_SET.index(name) if name in TORCH_SET else 0, name)
-    )
-    first, *others = names
+    first, *others = sorted(found, key=lambda name: (*(name != one for one in TORCH_SET), name))
     moves = f" (with what moves along: {', '.join(others)})" if others else ""
     print(f"\n{first} {new[first]} breaks it, where {old.get(first, 'none')} was tested{moves}:")
     sys.exit(problem)

@@ -86,16 +86,18 @@ def run_trials(trials: Iterable[Trial] = TRIALS) -> dict[str, Outcome]:
     """Try each package that is there or has to be; those whose needs have failed are left out, so only roots are blamed."""
     waiting = [trial for trial in trials if not trial.extra or installed(trial.package) is not None]
     outcomes: dict[str, Outcome] = {}
+    broken: set[str] = set()
     with ThreadPoolExecutor(max_workers=2) as pool:
         while waiting:
             names = {trial.package for trial in waiting}
             ready = [trial for trial in waiting if not names & set(trial.needs)]
-            outcomes.update(zip([trial.package for trial in ready], pool.map(attempt, ready)))
             waiting = [trial for trial in waiting if trial not in ready]
-            broken = {package for package, outcome in outcomes.items() if outcome.reason is not None}
-            while hopeless := [trial for trial in waiting if broken & set(trial.needs)]:
-                broken |= {trial.package for trial in hopeless}
-                waiting = [trial for trial in waiting if trial not in hopeless]
+            tried = [trial for trial in ready if not broken & set(trial.needs)]
+            for trial, outcome in zip(tried, pool.map(attempt, tried)):
+                outcomes[trial.package] = outcome
+
+            works = {package for package, outcome in outcomes.items() if outcome.reason is None}
+            broken |= {trial.package for trial in ready} - works
 
     return outcomes
 

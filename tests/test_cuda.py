@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import BACKBONES
+from conftest import BACKBONES, collate
 from runs import TEMPLATES, arguments, command, largest_difference, train, weights, write_data
 
 from spacevllm_plugin.data.schema import read_rows
@@ -89,13 +89,7 @@ def batch_of(engine, folder):
     from spacevllm_plugin.integration.engine import row_item
 
     items = [row_item(engine, row, folder) for row in read_rows(folder / "rows.jsonl") if row.task in ("stvg", "rec")]
-    pad, length = engine.processor.tokenizer.pad_token_id, max(len(item.token_ids) for item in items)
-    ids = torch.tensor([[pad] * (length - len(item.token_ids)) + item.token_ids for item in items])
-    inputs = {"input_ids": ids, "attention_mask": (ids != pad).long()}
-    inputs |= engine.prompter.model_inputs(
-        [item.token_ids for item in items], [item.images for item in items], [item.videos for item in items]
-    )
-    return {name: value.to(engine.model.device) for name, value in inputs.items()}
+    return {name: value.to(engine.model.device) for name, value in collate(engine, items, "left").items()}
 
 
 @torch.no_grad()

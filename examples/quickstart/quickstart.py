@@ -38,7 +38,9 @@ class Size:
 WHOLE = Size(3000, 600, 150)
 # The same path in three minutes. Where a shape is takes a few dozen steps to learn, when it is takes hundreds.
 QUICK = Size(
-    *(320, 60, 30),
+    train=320,
+    shift=60,
+    heldout=30,
     full=("max_steps=50", "warmup_steps=10", "logging_steps=10"),
     lora=("max_steps=10", "max_samples=100", "logging_steps=5"),
 )

@@ -3,11 +3,11 @@
 import json
 import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..data.jsonl import replaced
+from ..versions import installed
 
 
 PACKAGES = ("torch", "transformers", "llamafactory", "spacevllm_plugin")
@@ -28,10 +28,7 @@ def _version(name: str) -> str | None:
 
         return __version__
 
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return installed(name)
 
 
 @dataclass
