@@ -36,7 +36,7 @@ def text_answer(row: dict) -> str:
 
 def read_answer(text: str, row: dict) -> dict:
     """A prediction row from the control's text."""
-    from spacevllm_plugin.data.answers import read_span
+    from spacevllm_plugin.data.span_parser import read_span
     from spacevllm_plugin.data.timeline import Timeline
 
     media = row["media"]

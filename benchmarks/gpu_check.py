@@ -62,7 +62,7 @@ def plan(wheels: Path | None, work: Path, dry: bool) -> list[Step]:
         python = str(interpreter(folder))
 
     facts = work / "machine.json"
-    steps.append(Step("machine", [python, "-m", "gpu.machine", "--out", str(facts)], 60, facts, needed=True))
+    steps.append(Step("machine", [python, "-m", "gpu.machine", "--out", str(facts)], 150, facts, needed=True))
     tests = [python, "-m", "pytest", "-m", "cuda", "-rfEs", "-p", "no:cacheprovider", "tests/test_cuda.py"]
     steps.append(Step("tests", tests, 180))
     for shape in SHAPES:

@@ -59,7 +59,7 @@ def make_engine(tiny_base):
     def make(backbone, **arguments):
         key = json.dumps([backbone, arguments], sort_keys=True)
         if key not in engines:
-            from spacevllm_plugin.integration.engine import load_engine
+            from spacevllm_plugin.integration.engine_loader import load_engine
 
             torch.manual_seed(0)  # the fresh heads'
             engines[key] = load_engine(str(tiny_base(backbone)), infer_dtype="float32", **arguments)

@@ -242,7 +242,7 @@ def test_base_without_room_for_the_placeholder(base, good, tmp_path):
 def test_unknown_backbone(tmp_path):
     from transformers import Qwen2Config
 
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     Qwen2Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model type `qwen2`; SpaceVLLM knows: "):

@@ -63,7 +63,7 @@ def run_all(*commands: list[str]) -> list[tuple[str, str]]:
 
 
 def test_ground_prints_a_table_and_nothing_else(folder, base, video, synthetic_set):
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     engine = load_engine(str(base), infer_dtype="float32")
     engine.model.save_pretrained(folder / "whole")

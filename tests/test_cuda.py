@@ -73,7 +73,7 @@ def stored_as(checkpoint, dtype):
 
 
 def load(*folders, dtype="float32", **more):
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     if dtype in ("float16", "bfloat16"):
         folders = [stored_as(folder, dtype) for folder in folders]
@@ -86,7 +86,7 @@ def load(*folders, dtype="float32", **more):
 
 def batch_of(engine, folder):
     """The grounding rows as one left-padded batch, on the engine's device."""
-    from spacevllm_plugin.integration.engine import row_item
+    from spacevllm_plugin.inference.engine import row_item
 
     items = [row_item(engine, row, folder) for row in read_rows(folder / "rows.jsonl") if row.task in ("stvg", "rec")]
     return {name: value.to(engine.model.device) for name, value in collate(engine, items, "left").items()}

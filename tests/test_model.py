@@ -616,7 +616,7 @@ def test_llava_checkpoints_with_the_hubs_names_load_whole(make_engine, tiny_base
     """`language_model.model.…` and no prefix, as llava-hf's checkpoints have it."""
     from safetensors.torch import load_file, save_file
 
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     base = tiny_base("llava_onevision")
     shutil.copytree(base, tmp_path, dirs_exist_ok=True)
@@ -654,7 +654,7 @@ def test_no_room_for_the_placeholder_is_a_clear_error(tiny_base, backbone):
 def test_an_unknown_backbone_is_a_clear_error(tmp_path):
     from transformers import Qwen2Config
 
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     with pytest.raises(
         ValueError, match="no backbone for the model type `qwen2`; it has: qwen3_vl, qwen2_5_vl, llava"
@@ -676,14 +676,14 @@ def test_an_unknown_backbone_is_a_clear_error(tmp_path):
     ],
 )
 def test_a_template_for_another_backbone_is_a_clear_error(tiny_base, backbone, template, right):
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     with pytest.raises(ValueError, match=f"do not match.*needs `template: {right}`"):
         load_engine(str(tiny_base(backbone)), template=template)
 
 
 def test_a_spacevllm_model_under_a_foreign_template_is_a_clear_error(make_engine, tmp_path):
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     engine = make_engine("qwen3_vl")
     engine.model.save_pretrained(tmp_path)
@@ -696,8 +696,8 @@ def test_a_spacevllm_model_under_a_foreign_template_is_a_clear_error(make_engine
 
 
 def test_ground_batch_gives_each_row_its_own_boxes(engine, synthetic_set):
+    from spacevllm_plugin.inference.engine import row_item
     from spacevllm_plugin.inference.grounding import ground_batch
-    from spacevllm_plugin.integration.engine import row_item
 
     rows = [synthetic_set.of(task) for task in ("qa", "stvg", "rec", "vtg")] + [synthetic_set.of("stvg", 4)]
     items = [row_item(engine, row, synthetic_set.folder) for row in rows]

@@ -18,7 +18,7 @@ from spacevllm_plugin.modeling.tiny import make_tiny
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A SpaceVLLM checkpoint: a plain base would get fresh heads, and so other boxes, each time it is loaded."""
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     folder = tmp_path_factory.mktemp("predict")
     make_tiny("qwen3_vl", folder / "base")

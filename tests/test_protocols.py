@@ -12,7 +12,7 @@ from scoring import BOX, NAN, SHIFTED, answer, approx, constant, rec, stvg, vtg
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.schema import dump_row
 from spacevllm_plugin.evaluation import Rules, evaluate
-from spacevllm_plugin.evaluation.bootstrap import confidence_intervals
+from spacevllm_plugin.evaluation.intervals import confidence_intervals
 from spacevllm_plugin.evaluation.protocols import stalign, tubedetr
 
 

@@ -6,7 +6,7 @@ from runs import TEMPLATES, train, weights, write_data
 
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.modeling.modeling import is_head
+from spacevllm_plugin.modeling.grounding_model import is_head
 from spacevllm_plugin.modeling.tiny import make_tiny
 
 
@@ -15,8 +15,9 @@ bitsandbytes = pytest.importorskip("bitsandbytes", reason="extra `qlora`")
 
 @pytest.mark.parametrize("backbone", TEMPLATES)
 def test_quantised_backbone_and_whole_heads(backbone, tmp_path):
+    from spacevllm_plugin.inference.engine import row_item
     from spacevllm_plugin.inference.grounding import ground_batch
-    from spacevllm_plugin.integration.engine import load_engine, row_item
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     base, data, out = (tmp_path / name for name in ("base", "data", "adapter"))
     make_tiny(backbone, base)

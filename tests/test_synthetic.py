@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.answers import read_span
 from spacevllm_plugin.data.prompts import answer, instruction
 from spacevllm_plugin.data.schema import TASKS, read_rows
+from spacevllm_plugin.data.span_parser import read_span
 from spacevllm_plugin.data.synthetic import (
     COLOURS,
     FORMS,

@@ -169,14 +169,14 @@ def lora(base, data, tmp_path_factory):
 
 
 def predict(engine, rows, folder):
+    from spacevllm_plugin.inference.engine import row_item
     from spacevllm_plugin.inference.grounding import ground_batch
-    from spacevllm_plugin.integration.engine import row_item
 
     return ground_batch(engine.model, engine.prompter, [row_item(engine, row, folder) for row in rows], 16)
 
 
 def logits_and_boxes(engine, rows, folder):
-    from spacevllm_plugin.integration.engine import row_item
+    from spacevllm_plugin.inference.engine import row_item
 
     items = [row_item(engine, row, folder) for row in rows]
     results = []
@@ -191,7 +191,7 @@ def logits_and_boxes(engine, rows, folder):
 def test_adapter_equals_merged_equals_reloaded(base, data, lora):
     from transformers import AutoModelForImageTextToText
 
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     rows = [row for row in read_rows(data / "rows.jsonl") if row.videos or row.images][:6]
     with_adapter = load_engine(str(base), str(lora / "adapter"), infer_dtype="float32")
@@ -228,7 +228,7 @@ def test_adapter_holds_trained_heads(lora):
 
 
 def test_other_architecture_than_the_adapters_is_refused(base, lora):
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     with pytest.raises(ValueError, match="`staq_num_queries: 7` does not fit this checkpoint"):
         load_engine(str(base), str(lora / "adapter"), staq_num_queries=7)
@@ -268,7 +268,7 @@ def test_freeze_tuning_trains_the_heads(base, data, tmp_path):
 def test_evaluation_logs_what_predict_and_evaluate_say(base, data, lora, tmp_path):
     """With `do_eval` the grounding scores are logged like LLaMA-Factory's own metrics."""
     from spacevllm_plugin.evaluation import evaluate
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     log = train(
         lora / "merged",
@@ -316,7 +316,7 @@ def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, 
 
     from spacevllm_plugin.cli.main import main
     from spacevllm_plugin.data.schema import PredictionRow
-    from spacevllm_plugin.integration.engine import load_engine
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     run = arguments(lora / "merged", data, tmp_path / "out", eval_dataset="rows", do_train=False, do_predict=True)
     run_exp({**run, "predict_with_generate": True, "max_new_tokens": 16, "per_device_eval_batch_size": 5})

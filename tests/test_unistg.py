@@ -17,9 +17,9 @@ from unistg_parts import (
 )
 
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.answers import read_span
 from spacevllm_plugin.data.prompts import ANSWERS, INSTRUCTIONS
 from spacevllm_plugin.data.schema import read_rows
+from spacevllm_plugin.data.span_parser import read_span
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.unistg.annotator import Annotator
 from spacevllm_plugin.unistg.filter import Filter

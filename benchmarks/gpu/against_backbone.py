@@ -53,7 +53,7 @@ def load_trainable(folder: Path, backbone: str, limits: dict[str, int]) -> Any:
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_model, load_tokenizer
 
-    from spacevllm_plugin.integration.engine import Engine
+    from spacevllm_plugin.inference.engine import Engine
 
     recipe = yaml.safe_load((RECIPES / f"spacevllm_{backbone}_lora.yaml").read_text())
     changes = {"model_name_or_path": str(folder), "output_dir": str(folder / "run"), "train_from_scratch": True}
@@ -172,7 +172,8 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="the tiny shape, for a CPU")
     args = parser.parse_args()
     install()
-    from spacevllm_plugin.integration.engine import load_engine, row_item
+    from spacevllm_plugin.inference.engine import row_item
+    from spacevllm_plugin.integration.engine_loader import load_engine
 
     shape = SHAPES[args.shape]
     frames, side = (TINY_FRAMES, TINY_SIDE) if args.dry else (FRAMES, SIDE)

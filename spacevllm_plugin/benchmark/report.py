@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.jsonl import replaced
 from ..data.schema import PredictionRow, read_rows
 from ..evaluation import EvaluationResult, evaluate
-from ..evaluation.bootstrap import LEVEL, RESAMPLES
+from ..evaluation.intervals import LEVEL, RESAMPLES
 from .figures import draw_figures
 from .markdown import render
 from .published import published

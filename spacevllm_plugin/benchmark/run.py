@@ -19,7 +19,7 @@ from .settings import Settings
 
 
 if TYPE_CHECKING:
-    from ..integration.engine import Engine
+    from ..inference.engine import Engine
 
 
 @dataclass

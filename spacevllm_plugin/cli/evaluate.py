@@ -7,7 +7,7 @@ import sys
 from ..data.schema import PredictionRow, read_rows
 from ..evaluation import EvaluationResult, Rules, evaluate
 from ..evaluation.answer import FILLS
-from ..evaluation.bootstrap import LEVEL, RESAMPLES
+from ..evaluation.intervals import LEVEL, RESAMPLES
 from ..evaluation.protocols import PROTOCOLS
 from .errors import UsageError, keep_inputs
 

@@ -46,7 +46,7 @@ def load(args: argparse.Namespace) -> Any:
 
     install()
     with loading(args.verbose):
-        from ..integration.engine import load_engine
+        from ..integration.engine_loader import load_engine
 
         try:
             return load_engine(args.model, args.adapter, **arguments)

@@ -65,7 +65,7 @@ def _is_for_users(record: logging.LogRecord) -> bool:
 
 def _lacks_only_heads(report: str) -> bool:
     """Whether a table of what a checkpoint lacks names nothing but our modules: a plain base, which our own log says."""
-    from ..modeling.modeling import is_head
+    from ..modeling.grounding_model import is_head
 
     rows = [line for line in report.splitlines() if line.count("|") >= 2][1:]
     return all(is_head(row) and "MISSING" in row for row in rows)

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from ..data.answers import answer_part
 from ..data.schema import AnnotationRow, RowError
+from ..data.span_parser import answer_part
 
 
 # `A. text`, `(A) text`, `A) text`, `A: text`, at the start of a line or behind white space.

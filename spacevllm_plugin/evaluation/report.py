@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .bootstrap import confidence_intervals
+from .intervals import confidence_intervals
 from .protocols.scorer import Rules, Scorer
 
 

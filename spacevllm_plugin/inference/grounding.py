@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from ..data.answers import read_span, read_spans
 from ..data.plan import VideoPlan
 from ..data.prompters.base import ImagePlan, Prompter
 from ..data.schema import PIXEL_DECIMALS, SECOND_DECIMALS, Media, PredictionRow
+from ..data.span_parser import read_span, read_spans
 from ..data.targets import pixel_box
 from ..modeling.configuration import STAQ_TOKEN
 

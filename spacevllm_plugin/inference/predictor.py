@@ -4,18 +4,14 @@ import json
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from ..data.jsonl import append_lines, recover
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
+from .engine import Engine, row_item
 from .grounding import GroundingItem, ground_batch
-
-
-if TYPE_CHECKING:
-    from ..integration.engine import Engine
 
 
 def finished_ids(out: Path) -> set[str]:
@@ -24,7 +20,7 @@ def finished_ids(out: Path) -> set[str]:
 
 
 def predict_rows(
-    engine: "Engine",
+    engine: Engine,
     rows: Iterable[AnnotationRow],
     media_dir: Path,
     out: Path,
@@ -81,10 +77,8 @@ def _batches(rows: Iterable[AnnotationRow], size: int) -> Iterator[list[Annotati
         yield batch
 
 
-def _predict(engine: "Engine", rows: list[AnnotationRow], media_dir: Path, max_new_tokens: int) -> list[PredictionRow]:
+def _predict(engine: Engine, rows: list[AnnotationRow], media_dir: Path, max_new_tokens: int) -> list[PredictionRow]:
     """Ground a batch; a row whose media cannot be opened fails alone."""
-    from ..integration.engine import row_item
-
     failed, items = [], []
     for row in rows:
         try:
@@ -95,7 +89,7 @@ def _predict(engine: "Engine", rows: list[AnnotationRow], media_dir: Path, max_n
     return failed + (ground_readable(engine, items, max_new_tokens) if items else [])
 
 
-def ground_readable(engine: "Engine", batch: list[GroundingItem], max_new_tokens: int) -> list[PredictionRow]:
+def ground_readable(engine: Engine, batch: list[GroundingItem], max_new_tokens: int) -> list[PredictionRow]:
     """Ground a batch; where a medium cannot be decoded, one by one, so that only its row fails."""
     try:
         return ground_batch(engine.model, engine.prompter, batch, max_new_tokens)

@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-from ..data.answers import read_span
 from ..data.plan import VideoPlan
 from ..data.schema import MEDIA_TAG
+from ..data.span_parser import read_span
 from ..data.targets import pixel_box
 from ..data.video import MediaError
 from .template import is_ours

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
-from ..modeling.modeling import is_head
+from ..modeling.grounding_model import is_head
 from .arguments import defaults
 
 

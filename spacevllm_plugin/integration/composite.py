@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from ..modeling.modeling import HEAD_MODULES
+from ..modeling.grounding_model import HEAD_MODULES
 
 
 # spacevllm model type -> the backbone's own; LLaVA-OneVision is not in LLaMA-Factory's list.

@@ -7,7 +7,7 @@ from typing import Any
 from ..data.frame_cache import FrameCache
 from ..data.plan import Preprocessing
 from ..modeling.configuration import STAQ_TOKEN, UPGRADES, GroundingOptions, SpaceVLLMConfigMixin, upgrade_config
-from ..modeling.modeling import HEAD_MODULES
+from ..modeling.grounding_model import HEAD_MODULES
 from .checkpoint import apply_recorded
 from .template import TEMPLATES, backbone_of
 from .trainer import training_options

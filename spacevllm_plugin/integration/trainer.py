@@ -13,12 +13,12 @@ from transformers.utils import logging
 from ..data.jsonl import append_lines, replaced
 from ..data.schema import TASKS, AnnotationRow, PredictionRow, dump_row
 from ..evaluation import evaluate
+from ..inference.engine import Engine, row_prompt
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
 from ..modeling.configuration import LossOptions
-from ..modeling.modeling import is_head
+from ..modeling.grounding_model import is_head
 from .checkpoint import complete_converted, write_adapter_options
-from .engine import Engine, row_prompt
 from .muon import use_fp32_on_cpu
 
 

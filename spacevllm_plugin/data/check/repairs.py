@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from ..answers import rewrite_span, says_span
 from ..schema import RowFields
+from ..span_parser import rewrite_span, says_span
 from ..tube import interpolate_boxes
 from .media import Facts
 from .rules import Clock

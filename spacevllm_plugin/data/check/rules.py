@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..answers import read_span, says_span
 from ..schema import AnnotationRow, Media, RowError, RowFields, parse_row, split_turns
+from ..span_parser import read_span, says_span
 from ..timeline import Timeline
 from .media import Facts
 

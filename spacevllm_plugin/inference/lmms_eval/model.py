@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ...bootstrap import install
 from ...data.schema import VISUAL_TAGS
 from ...data.video import MediaError
-from ...integration.engine import load_engine
+from ...integration.engine_loader import load_engine
 from ..predictor import ground_readable
 
 

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from ..configuration import GroundingOptions, SpaceVLLMLlavaOnevisionConfig
+from ..grounding_model import SpaceVLLMMixin
 from ..layout import Layout
-from ..modeling import SpaceVLLMMixin
 
 
 class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevisionForConditionalGeneration):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from spacevllm_plugin.data.answers import find_spans, read_span, read_spans
 from spacevllm_plugin.data.plan import VideoPlan
+from spacevllm_plugin.data.span_parser import find_spans, read_span, read_spans
 from spacevllm_plugin.data.timeline import Timeline, sampled_span
 from spacevllm_plugin.data.video import VideoRef
 

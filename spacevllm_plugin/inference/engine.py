@@ -1,4 +1,4 @@
-"""A model ready to ground with, loaded by LLaMA-Factory's own loaders: adapters, quantisation and all."""
+"""A model ready to ground with, and the prompts of annotation rows for it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 from ..data.media import locate, video_source
 from ..data.prompters import Prompter
 from ..data.schema import AnnotationRow
-from ..inference.grounding import GroundingItem
-from .template import TEMPLATES
+from .grounding import GroundingItem
 
 
 @dataclass
@@ -46,51 +45,6 @@ class Engine:
         messages = [*messages, {"role": "assistant", "content": ""}]
         token_ids, _ = self.template.encode_oneturn(self.processor.tokenizer, messages, system)
         return GroundingItem(row_id, task, token_ids, image_plans, video_plans, media)
-
-
-def template_for(model_name_or_path: str) -> str:
-    """The template that a checkpoint needs, from its model type.
-
-    Raises:
-        ValueError: No backbone of ours.
-    """
-    from transformers import PreTrainedConfig
-
-    config, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
-    backbone = str(config.get("model_type")).removeprefix("spacevllm_")
-    for name, spec in TEMPLATES.items():
-        if spec.backbone == backbone:
-            return name
-
-    known = ", ".join(spec.backbone for spec in TEMPLATES.values())
-    raise ValueError(f"{model_name_or_path} has the model type `{backbone}`; SpaceVLLM knows: {known}.")
-
-
-def load_engine(model: str, adapter: str | None = None, **arguments: Any) -> Engine:
-    """Load a checkpoint, with an adapter if given.
-
-    Args:
-        model: Checkpoint folder or hub id: a SpaceVLLM export, or the base of `adapter`.
-        adapter: Adapter folder.
-        **arguments: Further LLaMA-Factory arguments, by their YAML names.
-
-    Raises:
-        ValueError: The model and the template or adapter do not fit.
-    """
-    from llamafactory.data import get_template_and_fix_tokenizer
-    from llamafactory.hparams import get_infer_args
-    from llamafactory.model import load_model, load_tokenizer
-
-    given = {"model_name_or_path": model, "template": template_for(model), **arguments}
-    if adapter is not None:
-        given["adapter_name_or_path"] = adapter
-
-    model_args, data_args, finetuning_args, _ = get_infer_args(given)
-    tokenizer_module = load_tokenizer(model_args)
-    tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
-    template = get_template_and_fix_tokenizer(tokenizer, data_args)
-    loaded = load_model(tokenizer, model_args, finetuning_args)
-    return Engine(loaded, template, processor, template.mm_plugin.prompter(processor))
 
 
 def row_prompt(row: AnnotationRow) -> tuple[str | None, list[dict[str, str]]]:
