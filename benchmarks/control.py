@@ -98,9 +98,10 @@ def train_plain(recipe: Path, overrides: list[str]) -> None:
     from llamafactory.train.tuner import run_exp
     from omegaconf import OmegaConf
 
-    from spacevllm_plugin.integration.muon import use_fp32_on_cpu
+    sys.path.insert(0, str(QUICKSTART))
+    from fp32_muon import use_fp32
 
-    use_fp32_on_cpu()
+    use_fp32()
     run_exp(OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(recipe), OmegaConf.from_dotlist(overrides))))
 
 
@@ -108,8 +109,8 @@ def plain_recipe(out: Path) -> Path:
     """The quickstart's recipe without our options."""
     import yaml
 
-    from spacevllm_plugin.integration.arguments import LossOptions, TrainingOptions
-    from spacevllm_plugin.modeling.configuration import GroundingOptions
+    from spacevllm_plugin.integration.options import TrainingOptions
+    from spacevllm_plugin.modeling.configuration import GroundingOptions, LossOptions
 
     ours = {name for options in (GroundingOptions, LossOptions, TrainingOptions) for name in vars(options())}
     recipe = {name: value for name, value in yaml.safe_load(RECIPE.read_text()).items() if name not in ours}

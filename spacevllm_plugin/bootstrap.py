@@ -36,21 +36,13 @@ class _Finder:
     (wrapt's post-import hooks do the same, but importing wrapt in every Python process costs more than all of this.)
     """
 
-    def __init__(self) -> None:
-        self._busy = False
-
     def find_spec(self, name, path=None, target=None):
-        if self._busy or name not in GUARDED:
+        if name not in GUARDED:
             return None
 
-        import importlib.util
-
-        self._busy = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._busy = False
-
+        # The others are asked one by one: asking the import system would come back here, and threads would meet.
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
 

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 import sysconfig
+import threading
 import venv
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,38 @@ if __name__ == "__main__":
     print(subprocess.run([sys.executable, "-c", {PROBE!r}], capture_output=True, text=True).stdout.strip())
 """
     assert python(sys.executable, code) == "True"
+
+
+def test_threads_that_import_at_once_are_all_hooked(monkeypatch):
+    """A second thread comes while the first is still looking for its module."""
+    from spacevllm_plugin import bootstrap
+
+    first, second = ("llamafactory.hparams.parser", "llamafactory.data.template")
+    finder, looking, found = bootstrap._Finder(), threading.Event(), threading.Event()
+
+    class Slow:
+        """Keeps the first thread waiting until the second has been served."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == first:
+                looking.set()
+                assert found.wait(60)
+
+    monkeypatch.setattr(sys, "meta_path", [finder, Slow, PathFinder])
+    package = Path(find_spec("llamafactory").origin).parent
+    specs = {}
+
+    def look(name):
+        specs[name] = finder.find_spec(name, [str(package / name.split(".")[1])])
+
+    thread = threading.Thread(target=look, args=(first,))
+    thread.start()
+    assert looking.wait(60)
+    look(second)
+    found.set()
+    thread.join()
+    assert all(isinstance(specs[name].loader, bootstrap._Loader) for name in (first, second))
 
 
 def test_other_processes_pay_nothing():

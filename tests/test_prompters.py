@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import picture, prompt, staq_id, text_of, user, write_image, write_video
 
-from spacevllm_plugin.data.plan import Preprocessing
 from spacevllm_plugin.data.prompters import Qwen3VLPrompter
 from spacevllm_plugin.data.schema import AnnotationRow, Media, Message, Target
 from spacevllm_plugin.data.targets import normalise_box, pixel_box, query_targets
@@ -314,7 +313,7 @@ def test_qwen3_pairs_frames_at_their_mean_time(make_engine, media):
     engine = make_engine("qwen3_vl")
     processor = copy.deepcopy(engine.processor)
     processor.video_processor.temporal_patch_size = 2
-    prompter = Qwen3VLPrompter(processor, Preprocessing.of(processor), GroundingOptions())
+    prompter = Qwen3VLPrompter(processor, engine.prompter.options, GroundingOptions())
     _, (plan,) = prompter.plan([], [media["five"]])
     content = prompter.expand_messages([user("<video>Where?")], [], [plan])[0]["content"]
     assert re.findall(r"<([\d.]+) seconds>", content) == ["0.1", "0.6", "1.0"]

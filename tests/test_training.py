@@ -1,6 +1,7 @@
 """What training promises: the same weights however the batch is split, resumed or not, merged or not."""
 
 import json
+import sys
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,9 @@ from runs import arguments, command, largest_difference, train, weights, write_d
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.modeling.tiny import make_tiny
+
+
+QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +300,8 @@ def test_evaluation_logs_what_predict_and_evaluate_say(base, data, lora, tmp_pat
 def test_muon_in_fp32_does_what_upstream_does_in_bf16():
     from llamafactory.third_party.muon.muon import zeropower_via_newtonschulz5 as upstream
 
-    from spacevllm_plugin.integration.muon import orthogonalise
+    sys.path.insert(0, str(QUICKSTART))
+    from fp32_muon import orthogonalise
 
     torch.manual_seed(0)
     for shape in ((16, 48), (48, 16)):

@@ -35,11 +35,6 @@ class Preprocessing:
         """Names of the options."""
         return [f.name for f in fields(cls)]
 
-    @classmethod
-    def of(cls, holder: Any) -> "Preprocessing":
-        """The options that an object (arguments, a processor) carries as attributes."""
-        return cls(**{name: getattr(holder, name) for name in cls.names()})
-
 
 @dataclass(frozen=True)
 class VideoPlan:

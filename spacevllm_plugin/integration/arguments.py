@@ -1,48 +1,14 @@
 """Hook on `hparams.parser`: our options in YAML, on the command line and in `-h`; what they do not go with is refused."""
 
+import argparse
 from dataclasses import dataclass, field
 from functools import wraps
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from ..modeling.configuration import GroundingOptions, LossOptions
+from .options import TrainingOptions
 from .template import TEMPLATES
-
-
-@dataclass
-class TrainingOptions:
-    """Options of training that do not travel with the checkpoint."""
-
-    space_decoder_lr: float | None = field(
-        default=None,
-        metadata={"help": "Learning rate of the queries and the space decoder; the run's own if not given."},
-    )
-    bad_media: Literal["stop", "skip"] = field(
-        default="stop",
-        metadata={
-            "help": (
-                "What unusable rows do (media missing or broken, targets outside the video, too long for `cutoff_len`): "
-                "stop before the first step and name them all, or be left out and counted."
-            )
-        },
-    )
-    frame_cache_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Folder on a local disk for the sampled frames of videos after resizing, so that each video is decoded "
-                "once for all epochs, rows and runs that see the same frames of it; none if not given."
-            )
-        },
-    )
-    frame_cache_gb: float = field(
-        default=20.0,
-        metadata={"help": "Most gigabytes in `frame_cache_dir`; what was unused for the longest time goes first."},
-    )
-    grounding_metrics: bool = field(
-        default=True,
-        metadata={"help": "With `do_eval`: ground the evaluation rows too and log m_tIoU, m_vIoU and the like."},
-    )
 
 
 def refuse_unfit(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
@@ -74,20 +40,57 @@ def refuse_unfit(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
             raise ValueError(f"SpaceVLLM does not go with `{name}`, which brings model classes of its own: unset it.")
 
 
+def names_given(parser: Any, args: dict[str, Any] | list[str]) -> list[str]:
+    """Names of the options that a recipe or a command line names, their defaults or not.
+
+    Args:
+        parser: LLaMA-Factory's parser (an `argparse.ArgumentParser`).
+        args: As `read_args` gives them: a recipe's options by name, or a command line.
+    """
+    if isinstance(args, dict):
+        return list(args)
+
+    # argparse fills in a default only where the namespace has no value yet.
+    blank = dict.fromkeys((action.dest for action in parser._actions), argparse.SUPPRESS)
+    found, _ = parser.parse_known_args(args, argparse.Namespace(**blank))
+    return [name for name, value in vars(found).items() if value is not argparse.SUPPRESS]
+
+
 def install(module: ModuleType) -> None:
     """Extend LLaMA-Factory's model arguments by ours, and its checks of the arguments."""
-    verify_model_args = module._verify_model_args
+    parse_args, verify_model_args = module._parse_args, module._verify_model_args
+
+    @wraps(parse_args)
+    def _parse_args(parser, args=None, allow_extra_keys=False):
+        args = module.read_args(args)
+        parsed = parse_args(parser, args, allow_extra_keys)
+        for arguments in parsed:
+            if isinstance(arguments, SpaceVLLMModelArguments):
+                arguments.given = names_given(parser, args)
+
+        return parsed
 
     @wraps(verify_model_args)
     def _verify_model_args(model_args, data_args, finetuning_args):
         if data_args.template in TEMPLATES:
             refuse_unfit(model_args, data_args, finetuning_args)
+            model_args.backbone = TEMPLATES[data_args.template].backbone
 
         verify_model_args(model_args, data_args, finetuning_args)
 
     @dataclass
     class SpaceVLLMModelArguments(TrainingOptions, LossOptions, GroundingOptions, module.ModelArguments):
-        """LLaMA-Factory's model arguments and SpaceVLLM's options."""
+        """LLaMA-Factory's model arguments and SpaceVLLM's options.
+
+        Attributes:
+            given: Names of the options, of whatever class, that the user gave.
+            backbone: The chosen template's; None where the template is none of ours.
+            staq_token_id: The placeholder token's, once there is a tokenizer.
+        """
+
+        given: list[str] = field(default_factory=list, init=False)
+        backbone: str | None = field(default=None, init=False)
+        staq_token_id: int | None = field(default=None, init=False)
 
         def __post_init__(self) -> None:
             GroundingOptions.__post_init__(self)
@@ -96,11 +99,4 @@ def install(module: ModuleType) -> None:
     for arguments in (module._TRAIN_ARGS, module._INFER_ARGS):
         arguments[arguments.index(module.ModelArguments)] = SpaceVLLMModelArguments
 
-    module._verify_model_args = _verify_model_args
-
-
-def defaults() -> dict[str, Any]:
-    """Default of every option that travels with a checkpoint, LLaMA-Factory's media options included."""
-    from ..data.plan import Preprocessing
-
-    return {**GroundingOptions().as_dict(), **vars(Preprocessing())}
+    module._parse_args, module._verify_model_args = _parse_args, _verify_model_args

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from ..data.plan import Preprocessing
+from ..modeling.configuration import GroundingOptions
 from ..modeling.grounding_model import is_head
-from .arguments import defaults
 
 
 ADAPTER_FILE = "spacevllm_config.json"
@@ -52,17 +53,17 @@ def read_recorded(model_args: Any) -> dict[str, Any]:
 
 
 def apply_recorded(model_args: Any, logger: Any) -> None:
-    """Let the recorded options stand in for those the user left at their defaults.
+    """Let the recorded options stand in for those that the user did not give.
 
     Raises:
         ValueError: The user asks for another architecture than the weights have.
     """
-    recorded, default = read_recorded(model_args), defaults()
-    for name, value in recorded.items():
-        if name not in default or getattr(model_args, name) == value:
+    ours = {*GroundingOptions.names(), *Preprocessing.names()}
+    for name, value in read_recorded(model_args).items():
+        if name not in ours or getattr(model_args, name) == value:
             continue
 
-        if getattr(model_args, name) == default[name]:
+        if name not in model_args.given:
             setattr(model_args, name, value)
             logger.info_rank0(f"`{name}: {value}` comes with the checkpoint.")
         elif name in ARCHITECTURE:

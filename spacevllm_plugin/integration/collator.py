@@ -8,6 +8,7 @@ import torch
 
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
+from .options import RunOptions
 
 
 def grounding_collator(base: type) -> type:
@@ -27,7 +28,7 @@ def grounding_collator(base: type) -> type:
             for feature in features:
                 feature.pop("annotation", None)
 
-            skip = self.processor.spacevllm_bad_media == "skip"
+            skip = RunOptions.on(self.processor).training.bad_media == "skip"
             batch = self._collate_readable(features, targets) if skip else super().__call__(features)
             self._add_targets(batch, targets)
             if "position_ids" in batch:

@@ -20,6 +20,8 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "_TRAIN_ARGS": None,
         "_INFER_ARGS": None,
         "ModelArguments": None,
+        "_parse_args": ["parser", "args", "allow_extra_keys"],
+        "read_args": ["args"],
         "_verify_model_args": ["model_args", "data_args", "finetuning_args"],
     },
     "llamafactory.data.mm_plugin": {"register_mm_plugin": ["name", "plugin_class"], "BasePlugin": None},

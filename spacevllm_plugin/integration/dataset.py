@@ -7,13 +7,13 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from ..data.plan import Preprocessing
 from ..data.schema import MEDIA_TAG, AnnotationRow, RowError
 from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
 from .columns import ALIGNED, Typed, tokenised
 from .converter import COLUMN
+from .options import RunOptions
 from .template import is_ours
 
 
@@ -137,11 +137,12 @@ def drop_bad_rows(dataset: Any, policy: str, logger: Any) -> Any:
 
 def token_settings(template: Any, tokenizer: Any, processor: Any) -> dict[str, Any]:
     """Everything that the tokens of a row with media depend on, the media apart."""
+    options = RunOptions.on(processor)
     return {
         "template": template.mm_plugin.template,
         STAQ_TOKEN: tokenizer.convert_tokens_to_ids(STAQ_TOKEN),
-        **{name: getattr(processor.spacevllm_grounding, name) for name in PROMPT_OPTIONS},
-        **vars(Preprocessing.of(processor)),
+        **{name: getattr(options.grounding, name) for name in PROMPT_OPTIONS},
+        **vars(options.preprocessing),
     }
 
 
@@ -206,7 +207,7 @@ def install(module: ModuleType) -> None:
         if dataset is None or not is_ours(template):
             return dataset
 
-        dataset = drop_bad_rows(dataset, processor.spacevllm_bad_media, module.logger)
+        dataset = drop_bad_rows(dataset, RunOptions.on(processor).training.bad_media, module.logger)
         dataset.info.description = json.dumps(token_settings(template, tokenizer, processor))
         return dataset
 

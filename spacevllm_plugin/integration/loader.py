@@ -4,13 +4,16 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from ..data.frame_cache import FrameCache
-from ..data.plan import Preprocessing
 from ..modeling.configuration import STAQ_TOKEN, UPGRADES, GroundingOptions, SpaceVLLMConfigMixin, upgrade_config
 from ..modeling.grounding_model import HEAD_MODULES
 from .checkpoint import apply_recorded
-from .template import TEMPLATES, backbone_of
-from .trainer import training_options
+from .options import RunOptions
+from .template import TEMPLATES
+
+
+def backbone_of(model_args: Any) -> str | None:
+    """The backbone of the template that arguments chose; None if it is none of ours."""
+    return getattr(model_args, "backbone", None)  # a script may have built LLaMA-Factory's own arguments
 
 
 def check_match(config: Any, backbone: str | None, model_name: str) -> None:
@@ -72,43 +75,26 @@ def install(module: ModuleType) -> None:
             apply_recorded(model_args, module.logger)
 
         patch_processor(processor, tokenizer, model_args)
-        if not ours:
-            return
-
-        processor.spacevllm_grounding = GroundingOptions.of(model_args)
-        processor.spacevllm_bad_media = model_args.bad_media
-        processor.spacevllm_frame_cache = (
-            FrameCache.create(model_args.frame_cache_dir, model_args.frame_cache_gb)
-            if model_args.frame_cache_dir
-            else None
-        )
-        processor.spacevllm_training = training_options(model_args)
+        if ours:
+            RunOptions.of(model_args).put_on(processor)
 
     @wraps(load_config)
     def _load_config(model_args):
         config = load_config(model_args)
-        backbone = getattr(model_args, "spacevllm_backbone", None)
+        backbone = backbone_of(model_args)
         check_match(config, backbone, model_args.model_name_or_path)
         if backbone is None:
             return config
 
-        fresh = not isinstance(config, SpaceVLLMConfigMixin)
-        options, preprocessing = GroundingOptions.of(model_args), vars(Preprocessing.of(model_args))
-        config = upgrade_config(config, model_args.spacevllm_token_id)
-        config.grounding, config.preprocessing = options.as_dict(), preprocessing
-        if fresh:
-            says = "Plain backbone: the queries and the space decoder start from fresh weights."
-            if model_args.spacevllm_fills_heads:
-                module.logger.info_rank0(says)
-            else:
-                module.logger.warning_rank0(f"{says} Its boxes mean nothing yet.")
-
+        options = RunOptions.of(model_args)
+        config = upgrade_config(config, model_args.staq_token_id)
+        config.grounding, config.preprocessing = options.grounding.as_dict(), vars(options.preprocessing)
         return config
 
     @wraps(patch_config)
     def _patch_config(config, tokenizer, model_args, init_kwargs, is_trainable):
         patch_config(config, tokenizer, model_args, init_kwargs, is_trainable)
-        if backbone_of(tokenizer) is not None:
+        if backbone_of(model_args) is not None:
             keep_heads_unquantised(init_kwargs)
 
     @wraps(apply_liger_kernel)
@@ -122,15 +108,19 @@ def install(module: ModuleType) -> None:
 
     @wraps(load_model)
     def _load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
-        model_args.spacevllm_backbone = backbone_of(tokenizer)
-        if model_args.spacevllm_backbone is not None:
-            model_args.spacevllm_token_id = tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
-            # Then fresh heads are only the beginning; otherwise somebody is about to use them as they are.
-            model_args.spacevllm_fills_heads = is_trainable or model_args.adapter_name_or_path is not None
+        ours = backbone_of(model_args) is not None
+        if ours:
+            model_args.staq_token_id = tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
             save_heads_with_adapter(finetuning_args)
+            if not isinstance(load_config(model_args), SpaceVLLMConfigMixin):
+                says = "Plain backbone: the queries and the space decoder start from fresh weights."
+                if is_trainable or model_args.adapter_name_or_path is not None:
+                    module.logger.info_rank0(says)
+                else:  # somebody is about to use them as they are
+                    module.logger.warning_rank0(f"{says} Its boxes mean nothing yet.")
 
         model = load_model(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
-        if model_args.spacevllm_backbone is not None and is_trainable and finetuning_args.finetuning_type == "freeze":
+        if ours and is_trainable and finetuning_args.finetuning_type == "freeze":
             unfreeze_heads(model)
 
         return model

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..data.plan import Preprocessing
 from ..data.prompters import PROMPTERS, Prompter
+from .options import RunOptions
 
 
 PLUGIN_NAME = "spacevllm"
@@ -23,7 +23,7 @@ def install(module: ModuleType) -> None:
         template: str = ""
 
         def prompter(self, processor: Any) -> Prompter:
-            """The backbone's prompter, with the options that the loader has put on the processor."""
+            """The backbone's prompter, with the options that the processor carries."""
             found = type(processor).__name__
             if found != self.processor_class:
                 raise ValueError(
@@ -31,12 +31,8 @@ def install(module: ModuleType) -> None:
                     f"{'no processor' if processor is None else 'a ' + found}: template and model do not match."
                 )
 
-            return PROMPTERS[self.backbone](
-                processor,
-                Preprocessing.of(processor),
-                processor.spacevllm_grounding,
-                processor.spacevllm_frame_cache,
-            )
+            options = RunOptions.on(processor)
+            return PROMPTERS[self.backbone](processor, options.preprocessing, options.grounding, options.frame_cache)
 
         def process_messages(self, messages, images, videos, audios, processor):
             self._validate_input(processor, images, videos, audios)

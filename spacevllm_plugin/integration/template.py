@@ -48,23 +48,16 @@ def is_ours(template: Any) -> bool:
     return hasattr(template.mm_plugin, "backbone")
 
 
-def backbone_of(tokenizer: Any) -> str | None:
-    """The backbone whose template prepared a tokenizer; None if none of ours did."""
-    return getattr(tokenizer, "spacevllm_backbone", None)
-
-
 def install(module: ModuleType) -> None:
     """Register the templates."""
 
     class SpaceVLLMTemplate(module.Template):
-        """Gives the tokenizer the placeholder token and leaves a mark for the model loader."""
+        """Gives the tokenizer the placeholder token."""
 
         def fix_special_tokens(self, tokenizer) -> None:
             super().fix_special_tokens(tokenizer)
             if STAQ_TOKEN not in tokenizer.get_vocab():
                 tokenizer.add_tokens([STAQ_TOKEN], special_tokens=True)
-
-            tokenizer.spacevllm_backbone = self.mm_plugin.backbone
 
     for name, spec in TEMPLATES.items():
         module.register_template(

@@ -16,10 +16,9 @@ from ..evaluation import evaluate
 from ..inference.engine import Engine, row_prompt
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
-from ..modeling.configuration import LossOptions
 from ..modeling.grounding_model import is_head
 from .checkpoint import complete_converted, write_adapter_options
-from .muon import use_fp32_on_cpu
+from .options import RunOptions
 
 
 LOSS_PARTS = ("loss_lm", "loss_l1", "loss_giou")
@@ -64,11 +63,12 @@ def grounding_trainer(base: type) -> type:
             self._loss_parts = (*LOSS_PARTS, PRESENCE_PART) if presence else LOSS_PARTS
             self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
             self._parts_logged_at = 0
-            self.grounding_model.loss_options = self.options["loss"]
+            self.grounding_model.loss_options = self.options.loss
 
         @property
-        def options(self) -> dict[str, Any]:
-            return self.data_collator.processor.spacevllm_training
+        def options(self) -> RunOptions:
+            """The run's options, which LLaMA-Factory does not hand to trainers."""
+            return RunOptions.on(self.data_collator.processor)
 
         @property
         def grounding_model(self) -> torch.nn.Module:
@@ -79,12 +79,9 @@ def grounding_trainer(base: type) -> type:
         def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
             fresh = self.optimizer is None
             optimizer = super().create_optimizer(*args, **kwargs)
-            lr = self.options["space_decoder_lr"]
+            lr = self.options.training.space_decoder_lr
             if fresh and lr is not None:
                 split_head_groups(optimizer, self.model, lr)
-
-            if self.finetuning_args.use_muon and self.args.device.type == "cpu":
-                use_fp32_on_cpu()
 
             return optimizer
 
@@ -135,7 +132,7 @@ def grounding_trainer(base: type) -> type:
         def evaluation_loop(self, dataloader, *args: Any, **kwargs: Any):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
             prefix = kwargs.get("metric_key_prefix", "eval")
-            if self.options["grounding_metrics"] and not self.args.predict_with_generate:
+            if self.options.training.grounding_metrics and not self.args.predict_with_generate:
                 if self._sharded:
                     # A sharded model is scored by `predict` afterwards.
                     return output
@@ -225,13 +222,3 @@ def grounding_trainer(base: type) -> type:
                 complete_converted(folder)
 
     return GroundingTrainer
-
-
-def training_options(model_args: Any) -> dict[str, Any]:
-    """What the trainer needs of the arguments, which it does not get from LLaMA-Factory."""
-    weights = {name: getattr(model_args, name) for name in vars(LossOptions())}
-    return {
-        "loss": LossOptions(**weights),
-        "space_decoder_lr": model_args.space_decoder_lr,
-        "grounding_metrics": model_args.grounding_metrics,
-    }

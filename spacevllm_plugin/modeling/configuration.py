@@ -71,11 +71,6 @@ class GroundingOptions:
         """Names of the options."""
         return [f.name for f in fields(GroundingOptions)]
 
-    @classmethod
-    def of(cls, holder: Any) -> "GroundingOptions":
-        """The options that an object (arguments, a config) carries as attributes."""
-        return cls(**{name: getattr(holder, name) for name in cls.names()})
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""
         return asdict(self)

@@ -1,4 +1,7 @@
-"""LLaMA-Factory's Muon (`use_muon`) on a CPU: the same iteration in fp32, since bf16 products are emulated there."""
+"""LLaMA-Factory's Muon (`use_muon`) on a CPU: the same iteration in fp32, since bf16 products are emulated there.
+
+As a script, `torchrun … fp32_muon.py RECIPE.yaml [KEY=VALUE …]`, it trains like `llamafactory-cli train` with that.
+"""
 
 import torch
 
@@ -29,8 +32,15 @@ def orthogonalise(gradient: torch.Tensor, steps: int) -> torch.Tensor:
     return x.T if is_tall else x
 
 
-def use_fp32_on_cpu() -> None:
+def use_fp32() -> None:
     """Replace the iteration in this process; on CPUs without bf16 units upstream's takes some forty times as long."""
     from llamafactory.third_party.muon import muon
 
     muon.zeropower_via_newtonschulz5 = orthogonalise
+
+
+if __name__ == "__main__":
+    from llamafactory.train.tuner import run_exp
+
+    use_fp32()
+    run_exp()

@@ -1,0 +1,88 @@
+"""One run's options: one object of ours, from LLaMA-Factory's arguments to the prompter, the collator and the trainer."""
+
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
+
+from ..data.frame_cache import FrameCache
+from ..data.plan import Preprocessing
+from ..modeling.configuration import GroundingOptions, LossOptions
+
+
+@dataclass
+class TrainingOptions:
+    """Options of training that do not travel with the checkpoint."""
+
+    space_decoder_lr: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the queries and the space decoder; the run's own if not given."},
+    )
+    bad_media: Literal["stop", "skip"] = field(
+        default="stop",
+        metadata={
+            "help": (
+                "What unusable rows do (media missing or broken, targets outside the video, too long for `cutoff_len`): "
+                "stop before the first step and name them all, or be left out and counted."
+            )
+        },
+    )
+    frame_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Folder on a local disk for the sampled frames of videos after resizing, so that each video is decoded "
+                "once for all epochs, rows and runs that see the same frames of it; none if not given."
+            )
+        },
+    )
+    frame_cache_gb: float = field(
+        default=20.0,
+        metadata={"help": "Most gigabytes in `frame_cache_dir`; what was unused for the longest time goes first."},
+    )
+    grounding_metrics: bool = field(
+        default=True,
+        metadata={"help": "With `do_eval`: ground the evaluation rows too and log m_tIoU, m_vIoU and the like."},
+    )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """All options of ours, as they hold for a run: those given, and those recorded with its checkpoint.
+
+    LLaMA-Factory hands the processor to whatever reads media or trains, so this travels on it.
+
+    Attributes:
+        grounding: What travels with checkpoints.
+        preprocessing: LLaMA-Factory's own media options, which do too.
+        loss: Weights of the loss.
+        training: What concerns this run alone.
+    """
+
+    grounding: GroundingOptions
+    preprocessing: Preprocessing
+    loss: LossOptions
+    training: TrainingOptions
+
+    @classmethod
+    def of(cls, model_args: Any) -> "RunOptions":
+        """The options that arguments carry, once `checkpoint.apply_recorded` has seen them."""
+
+        def read(kind: type) -> Any:
+            return kind(**{option.name: getattr(model_args, option.name) for option in fields(kind)})
+
+        return cls(read(GroundingOptions), read(Preprocessing), read(LossOptions), read(TrainingOptions))
+
+    @cached_property
+    def frame_cache(self) -> FrameCache | None:
+        """Where resized frames are kept; None without `frame_cache_dir`."""
+        folder = self.training.frame_cache_dir
+        return FrameCache.create(folder, self.training.frame_cache_gb) if folder else None
+
+    def put_on(self, processor: Any) -> None:
+        """Give them to a processor to carry."""
+        processor.spacevllm_options = self
+
+    @staticmethod
+    def on(processor: Any) -> "RunOptions":
+        """The options that a processor carries."""
+        return processor.spacevllm_options
