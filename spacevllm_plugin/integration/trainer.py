@@ -16,6 +16,7 @@ from ..evaluation import evaluate
 from ..inference.engine import Engine, row_prompt
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
+from ..modeling.box_bits import from_bits
 from ..modeling.configuration import LossOptions
 from ..modeling.grounding_model import is_head
 from .checkpoint import complete_converted, write_adapter_options
@@ -39,6 +40,16 @@ def split_head_groups(optimizer: torch.optim.Optimizer, model: torch.nn.Module, 
         group["params"] = [p for p in group["params"] if id(p) not in heads]
         if own:
             optimizer.add_param_group({**{k: v for k, v in group.items() if k != "params"}, "params": own, "lr": lr})
+
+
+def count_boxes(batches: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+    """True boxes of some batches, (), int64: mixed precision would round a floating-point count too."""
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in batches:
+        if "box_targets" in batch:
+            count += torch.isfinite(from_bits(batch["box_targets"])).all(dim=-1).sum().to(device)
+
+    return count
 
 
 def grounding_trainer(base: type) -> type:
@@ -89,11 +100,7 @@ def grounding_trainer(base: type) -> type:
             return optimizer
 
         def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
-            boxes = torch.zeros((), dtype=torch.float32, device=device)
-            for batch in batch_samples:
-                if "box_targets" in batch:
-                    boxes += torch.isfinite(batch["box_targets"]).all(dim=-1).sum().to(device)
-
+            boxes = count_boxes(batch_samples, device)
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 boxes = self.accelerator.gather(boxes).sum()
 

@@ -7,6 +7,7 @@ import torch
 from transformers import initialization
 from transformers.utils import ModelOutput
 
+from .box_bits import from_bits
 from .configuration import GroundingOptions, LossOptions
 from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
 from .layout import Layout, index_queries
@@ -124,13 +125,13 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         staq_layout: torch.LongTensor | None = None,
-        box_targets: torch.FloatTensor | None = None,
+        box_targets: torch.Tensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
         video_grid_thw: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        num_boxes_in_batch: torch.Tensor | float | None = None,
+        num_boxes_in_batch: torch.Tensor | int | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> SpaceVLLMOutput:
@@ -144,7 +145,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             inputs_embeds: Instead of `input_ids`; then without images, videos and queries.
             labels: (batch, sequence), -100 where nothing is learned.
             staq_layout: (total_queries, 8), see `layout.Layout`.
-            box_targets: (total_queries, 4) normalised (cx, cy, w, h); NaN lines have no target.
+            box_targets: (total_queries, 4) normalised (cx, cy, w, h); NaN lines have no target. Numbers, or their
+                `to_bits` where something on the way here would round numbers.
             pixel_values: Images, as the backbone's processor makes them.
             pixel_values_videos: Videos, as the backbone's processor makes them.
             image_grid_thw: Qwen: patch grid of each image.
@@ -250,7 +252,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         layout: Layout | None,
         box_targets: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
-        num_boxes_in_batch: torch.Tensor | float | None,
+        num_boxes_in_batch: torch.Tensor | int | None,
     ) -> None:
         # A prompt is thousands of visual tokens and an answer a dozen: logits of the prompt would only cost memory.
         targets = labels[:, 1:]
@@ -262,9 +264,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         result.loss_lm = total / count
         result.loss = result.loss_lm
         if result.boxes is not None:
-            if box_targets is None:
-                box_targets = torch.full_like(result.boxes, torch.nan)
-
+            box_targets = torch.full_like(result.boxes, torch.nan) if box_targets is None else from_bits(box_targets)
             weights = self.loss_options
             result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
             space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
