@@ -16,6 +16,7 @@ from ..evaluation import evaluate
 from ..inference.engine import Engine, row_prompt
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
+from ..modeling.anchor import ANCHOR_FIGURES
 from ..modeling.box_bits import from_bits
 from ..modeling.configuration import LossOptions
 from ..modeling.grounding_model import is_head
@@ -74,6 +75,7 @@ def grounding_trainer(base: type) -> type:
             presence = self.grounding_model.presence_layer is not None
             self._loss_parts = (*LOSS_PARTS, PRESENCE_PART) if presence else LOSS_PARTS
             self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
+            self._anchor_sums = torch.zeros(len(ANCHOR_FIGURES) + 1, device=self.args.device)
             self._parts_logged_at = 0
             self.grounding_model.loss_options = self.options["loss"]
 
@@ -114,8 +116,11 @@ def grounding_trainer(base: type) -> type:
                 scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
                 for name in self._loss_parts:
                     part = getattr(outputs, name)
-                    if part is not None:
-                        self._part_sums[name] = self._part_sums[name] + part.detach() * scale
+                    if part is not None:  # fp32: FSDP 2 hands out bf16, in which sums soon stop growing
+                        self._part_sums[name] = self._part_sums[name] + part.detach().float() * scale
+
+                if outputs.anchor_sums is not None:
+                    self._anchor_sums += outputs.anchor_sums
 
             return (loss, outputs) if return_outputs else loss
 
@@ -128,6 +133,11 @@ def grounding_trainer(base: type) -> type:
                 means = self.accelerator.gather(sums[None]).mean(dim=0) / steps
                 logs.update(dict(zip(self._loss_parts, means.tolist())))
                 self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
+                *figures, queries = self.accelerator.gather(self._anchor_sums[None]).sum(dim=0).tolist()
+                if queries > 0:  # none without an anchor or a box
+                    logs.update({name: figure / queries for name, figure in zip(ANCHOR_FIGURES, figures)})
+
+                self._anchor_sums.zero_()
                 self._parts_logged_at = self.state.global_step
 
             super().log(logs, *args, **kwargs)
