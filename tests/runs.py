@@ -54,6 +54,20 @@ def train(model: Path, data: Path, out: Path, **overrides) -> list[dict]:
     return json.loads((out / "trainer_state.json").read_text())["log_history"]
 
 
+def model_and_batch(run: dict, rows: int) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The model of a training run and its first rows as one batch, by the functions that LLaMA-Factory's `run_sft` calls."""
+    from llamafactory.hparams import get_train_args
+    from llamafactory.train.sft import workflow
+
+    model_args, data_args, training_args, finetuning_args, _ = get_train_args(dict(run))
+    tokenizers = workflow.load_tokenizer(model_args)
+    template = workflow.get_template_and_fix_tokenizer(tokenizers["tokenizer"], data_args)
+    sets = workflow.get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizers)
+    model = workflow.load_model(tokenizers["tokenizer"], model_args, finetuning_args, training_args.do_train)
+    collator = workflow.SFTDataCollatorWith4DAttentionMask(template=template, model=model, **tokenizers)
+    return model, collator([sets["train_dataset"][i] for i in range(rows)])
+
+
 def command(*args: str, env: dict | None = None, check: bool = True) -> subprocess.CompletedProcess:
     """Run a command of the environment, for instance `llamafactory-cli` or `torchrun`."""
     executable = Path(sys.executable).with_name(args[0])

@@ -203,14 +203,15 @@ def test_adapter_equals_merged(tiny_base, data, tmp_path, backbone):
     assert (expected - found).abs().max() < CLOSE["float32"]
 
 
-# Sharded training of one rank: all of the machinery, and nothing that the unsharded run would not do.
+# Sharded training of one rank: all of the machinery, and nothing that the unsharded run would not do. Both start from
+# one SpaceVLLM checkpoint: a plain backbone's fresh heads are drawn on the GPU or, under FSDP, on the CPU, and differ.
 
 
 @pytest.fixture(scope="module")
-def unsharded(tiny_base, data, tmp_path_factory):
+def unsharded(trained, data, tmp_path_factory):
     """`unsharded(**more)`: the log of the run that a sharded one must repeat."""
     out = tmp_path_factory.mktemp("cuda") / "unsharded"
-    return lambda **more: train(tiny_base("qwen3_vl"), data, out, max_steps=3, **STEPS, **more)
+    return lambda **more: train(trained("qwen3_vl")[0], data, out, max_steps=3, **STEPS, **more)
 
 
 def recipe(folder, **run):
@@ -230,25 +231,25 @@ def assert_same_run(out, log, data):
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="extra `deepspeed`")
-def test_zero3_of_one_rank_is_the_same_run(tiny_base, data, tmp_path, unsharded):
+def test_zero3_of_one_rank_is_the_same_run(trained, data, tmp_path, unsharded):
     if DRY:
         pytest.skip("on CPUs DeepSpeed 0.18.4 loads some weights of a ZeRO-3 model wrongly, now and then")
 
     config = str(EXAMPLES / "deepspeed" / "ds_z3_config.json")
-    run = arguments(tiny_base("qwen3_vl"), data, tmp_path / "out", max_steps=3, bf16=True, deepspeed=config, **STEPS)
+    run = arguments(trained("qwen3_vl")[0], data, tmp_path / "out", max_steps=3, bf16=True, deepspeed=config, **STEPS)
     one_rank = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "1"}
     command("llamafactory-cli", "train", recipe(tmp_path, **run), env=one_rank)
     assert_same_run(tmp_path / "out", unsharded(bf16=True), data)
 
 
-def test_fsdp_of_one_rank_is_the_same_run(tiny_base, data, tmp_path, unsharded):
+def test_fsdp_of_one_rank_is_the_same_run(trained, data, tmp_path, unsharded):
     if DRY:
         pytest.skip("LLaMA-Factory takes `pure_bf16`, which FSDP wants, on GPUs only")
 
     config = yaml.safe_load((EXAMPLES / "accelerate" / "fsdp_config.yaml").read_text())
     (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump({**config, "num_processes": 1}))
     half = {"bf16": True, "pure_bf16": True}  # as the recipe has it; accelerate keeps fp32 masters
-    run = arguments(tiny_base("qwen3_vl"), data, tmp_path / "out", max_steps=3, **STEPS, **half)
+    run = arguments(trained("qwen3_vl")[0], data, tmp_path / "out", max_steps=3, **STEPS, **half)
     launch = ("accelerate", "launch", "--config_file", str(tmp_path / "fsdp.yaml"), "-m", "llamafactory.launcher")
     command(*launch, recipe(tmp_path, **run))
     assert_same_run(tmp_path / "out", unsharded(bf16=True), data)

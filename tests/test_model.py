@@ -586,6 +586,16 @@ def test_a_saved_model_loads_back_as_itself(engine, prompts, tmp_path):
     assert torch.equal(before.logits, after.logits) and torch.equal(before.boxes, after.boxes)
 
 
+def test_the_anchors_learned_temperature_travels_with_the_model(make_engine, tmp_path):
+    engine = make_engine("qwen3_vl", space_decoder_attention="scaled")
+    scale = engine.model.space_decoder.scaled_states.log_scale
+    assert scale.tolist() == [0.0]  # fresh on a plain backbone
+    scale.data.fill_(0.25)
+    engine.model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert again.space_decoder.scaled_states.log_scale.tolist() == [0.25]
+
+
 def test_options_that_shape_the_model_travel_with_it(make_engine, tmp_path):
     engine = make_engine(
         "qwen3_vl",

@@ -13,10 +13,11 @@ import pytest
 import torch
 from converting import converted, write_json
 from PIL import Image
-from runs import TEMPLATES, arguments
+from runs import TEMPLATES, arguments, model_and_batch
 
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.targets import pixel_box
+from spacevllm_plugin.modeling.box_bits import from_bits
 from spacevllm_plugin.modeling.layout import Layout
 
 
@@ -164,20 +165,9 @@ def data(tmp_path_factory):
 
 
 def batch_of(base, data, out, backbone):
-    """The rows as one batch, by the functions that `run_sft` calls."""
-    from llamafactory.hparams import get_train_args
-    from llamafactory.train.sft import workflow
-
+    """The rows as one batch."""
     options = {"dataset": ",".join(data.names), "template": TEMPLATES[backbone], "video_max_pixels": 64 * 64}
-    args = arguments(base, data.folder, out, backbone, **options)
-    model_args, data_args, training_args, finetuning_args, _ = get_train_args(args)
-    tokenizers = workflow.load_tokenizer(model_args)
-    tokenizer = tokenizers["tokenizer"]
-    template = workflow.get_template_and_fix_tokenizer(tokenizer, data_args)
-    rows = workflow.get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizers)
-    model = workflow.load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
-    collator = workflow.SFTDataCollatorWith4DAttentionMask(template=template, model=model, **tokenizers)
-    return collator([rows["train_dataset"][i] for i in range(len(SOURCES))])
+    return model_and_batch(arguments(base, data.folder, out, backbone, **options), len(SOURCES))[1]
 
 
 # Six frames, uniform: HC-STVG's 500 frames give 0, 100, 200, 299, 399, 499 and the span is [100, 300); VidSTG's clip
@@ -193,7 +183,7 @@ SEEN = {
 @pytest.mark.parametrize("backbone", SEEN)
 def test_the_boxes_that_reach_the_loss_are_the_raw_boxes(tiny_base, data, tmp_path, backbone):
     batch = batch_of(tiny_base(backbone), data, tmp_path / "out", backbone)
-    layout, targets = Layout.unpack(batch["staq_layout"]), batch["box_targets"]
+    layout, targets = Layout.unpack(batch["staq_layout"]), from_bits(batch["box_targets"])
     tubes = [
         ("hcstvg/55_x.mp4", SEEN[backbone][0], (100, 300), hcstvg_box),
         ("vidor/1017/42.mp4", SEEN[backbone][1], (16, 60), vidstg_box),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert, generalized_box_iou
 
+from spacevllm_plugin.modeling.anchor import Anchor, anchor_sums
 from spacevllm_plugin.modeling.losses import presence_loss, space_losses
 from spacevllm_plugin.modeling.space_decoder import SpaceDecoder
 
@@ -13,9 +14,13 @@ from spacevllm_plugin.modeling.space_decoder import SpaceDecoder
 WIDTH = 8
 
 
-def decoder(attention="parameter_free", anchor="attention", layers=3, seed=0):
+def decoder(attention="parameter_free", anchor="attention", layers=3, seed=0, width=WIDTH):
     torch.manual_seed(seed)
-    return SpaceDecoder(WIDTH, attention, layers, anchor)
+    model = SpaceDecoder(width, attention, layers, anchor)
+    if attention == "scaled":
+        model.scaled_states.log_scale.data.fill_(0.5)  # away from its start, or a formula without it would pass
+
+    return model
 
 
 def inputs(seed=1, queries=3, visual=6, caption=4):
@@ -34,12 +39,17 @@ def by_the_formula(model, q, V, T, centers, anchor):
     """PAPER.md's formulas for one frame, with loops where the module has batches."""
     scale, maps = math.sqrt(WIDTH), model.projections
     project = (lambda name, x: x) if maps is None else lambda name, x: x @ maps[name].weight.T + maps[name].bias
+    sharp, unit = 1, lambda x: x
+    if model.scaled_states is not None:
+        sharp, unit = math.exp(model.scaled_states.log_scale.item()), lambda x: x / x.pow(2).mean().sqrt()
+
     enhanced = []
     for v in V:
         scores = torch.stack([project("visual_query", v) @ project("caption_key", t) / scale for t in T])
         enhanced.append(v + sum(w * t for w, t in zip(torch.softmax(scores, 0), T)))
 
-    scores = torch.stack([project("staq_query", q) @ project("visual_key", v) / scale for v in enhanced])
+    query = sharp * unit(project("staq_query", q))
+    scores = torch.stack([query @ unit(project("visual_key", v)) / scale for v in enhanced])
     weights = torch.softmax(scores, 0)
     x = q + sum(w * v for w, v in zip(weights, enhanced))
     for i, layer in enumerate(model.mlp.layers):
@@ -54,12 +64,12 @@ def by_the_formula(model, q, V, T, centers, anchor):
 
 
 def boxes_of(model, **given):
-    boxes, presence = model(**given)
+    boxes, presence, _ = model(**given)
     assert presence is None
     return boxes
 
 
-@pytest.mark.parametrize("attention", ["parameter_free", "projected"])
+@pytest.mark.parametrize("attention", ["parameter_free", "scaled", "projected"])
 @pytest.mark.parametrize("anchor", ["attention", "none"])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_boxes_follow_the_formula(attention, anchor, layers):
@@ -113,7 +123,7 @@ def test_the_anchor_adds_no_parameter_and_parameter_free_means_the_mlp_only():
     assert sum("projections" in name for name, _ in decoder("projected").named_parameters()) == 8
 
 
-@pytest.mark.parametrize("attention", ["parameter_free", "projected"])
+@pytest.mark.parametrize("attention", ["parameter_free", "scaled", "projected"])
 def test_padding_of_patches_and_captions_changes_nothing(attention):
     model, given = decoder(attention), inputs()
     padded = {name: value.clone() for name, value in given.items()}
@@ -153,7 +163,7 @@ def test_computes_in_fp32_under_autocast():
     assert boxes.dtype == torch.float32 and torch.equal(boxes, expected)
 
 
-@pytest.mark.parametrize("attention", ["parameter_free", "projected"])
+@pytest.mark.parametrize("attention", ["parameter_free", "scaled", "projected"])
 def test_computes_in_fp32_from_bf16_weights_and_states(attention):
     """Only the weights and the states are rounded, nothing in between is."""
     half = decoder(attention).bfloat16()
@@ -169,10 +179,73 @@ def test_presence_is_linear_in_the_normalised_earlier_state():
     torch.manual_seed(0)
     model, given = SpaceDecoder(WIDTH, "parameter_free", 1, "attention", presence_head=True), inputs()
     earlier = torch.randn(3, WIDTH)
-    boxes, presence = model(**given, earlier=earlier)
+    boxes, presence, _ = model(**given, earlier=earlier)
     scaled = earlier / earlier.pow(2).mean(dim=-1, keepdim=True).sqrt()
     assert torch.allclose(presence, scaled @ model.presence.weight[0] + model.presence.bias, atol=1e-5)
     assert torch.equal(boxes, model(**given, earlier=2 * earlier)[0])
+
+
+# The anchor.
+
+
+def patches(rows, columns):
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([(x + 0.5) / columns, (y + 0.5) / rows], dim=-1).reshape(-1, 2)
+
+
+def test_states_of_a_real_checkpoints_size_saturate_the_anchor_unless_scaled():
+    """Width 2048, RMS 5, 196 patches, of which each query looks a little (a cosine of 0.1) like one."""
+    torch.manual_seed(0)
+    width, size = 2048, 5.0
+    given = {
+        "visual": size * torch.randn(4, 196, width),
+        "visual_mask": torch.ones(4, 196, dtype=torch.bool),
+        "centers": patches(14, 14).expand(4, -1, -1),
+        "caption": torch.zeros(4, 1, width),
+        "caption_mask": torch.zeros(4, 1, dtype=torch.bool),
+    }
+    entropy, gradient = {}, {}
+    for attention in ("parameter_free", "scaled"):
+        model = decoder(attention, layers=1, width=width)
+        model.mlp.layers[0].weight.data.zero_()  # leaves the way through the anchor
+        if attention == "scaled":
+            model.scaled_states.log_scale.data.zero_()  # as it starts
+
+        torch.manual_seed(1)
+        queries = (0.1 * given["visual"][:, 7] + size * torch.randn(4, width)).requires_grad_()
+        decoded = model(queries, **given)
+        decoded.boxes[:, :2].sum().backward()
+        entropy[attention], gradient[attention] = decoded.anchor.entropy, queries.grad.norm(dim=-1)
+
+    assert entropy["parameter_free"].max() < 0.01 and entropy["scaled"].min() > 0.3
+    assert (gradient["scaled"] > 1000 * gradient["parameter_free"]).all()
+    assert model.scaled_states.log_scale.grad.abs() > 0
+
+
+def test_scaled_starts_as_parameter_free_where_states_have_rms_one():
+    given = inputs()
+    given["caption_mask"][:] = False  # a caption would change the patches' size
+    for name in ("queries", "visual"):
+        given[name] = torch.nn.functional.rms_norm(given[name], (WIDTH,))
+
+    model = decoder("scaled")
+    model.scaled_states.log_scale.data.zero_()
+    assert torch.allclose(boxes_of(model, **given), boxes_of(decoder(), **given), atol=1e-6)
+
+
+def test_anchor_figures_by_hand():
+    """One patch of four certain, all of two alike, a frame of one patch, and a query without a target."""
+    weights = torch.tensor([[0.0, 1, 0, 0], [0.5, 0.5, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])[:, None]
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    anchor = Anchor.of(weights, patches(2, 2).expand(4, -1, -1), mask)
+    assert anchor.center[:2].tolist() == [[0.75, 0.25], [0.5, 0.25]]
+    assert anchor.entropy.tolist() == pytest.approx([0, 1, 0, 0])
+    targets = torch.tensor([[0.75, 0.65, 0.1, 0.1], [0.2, 0.65, 0.1, 0.1], [0.25, 0.25, 1, 1], [math.nan] * 4])
+    assert anchor_sums(anchor, targets).tolist() == pytest.approx([1.0, 0.4 + 0.5 + 0.0, 3])
+
+
+def test_without_an_anchor_there_are_no_figures():
+    assert decoder(anchor="none")(**inputs()).anchor is None
 
 
 # The losses.

@@ -97,6 +97,9 @@ def split_runs(base, data, tmp_path_factory):
     return out, logs
 
 
+PARTS = ("loss_lm", "loss_l1", "loss_giou", "loss_presence")
+
+
 @pytest.mark.parametrize("other", ["1x8", *RANKS])
 def test_batch_split_changes_nothing(split_runs, other):
     out, logs = split_runs
@@ -104,7 +107,7 @@ def test_batch_split_changes_nothing(split_runs, other):
         pytest.skip("extra `deepspeed`")
 
     for a, b in zip(logs["8x1"][:3], logs[other][:3]):
-        for part in ("loss", "loss_lm", "loss_l1", "loss_giou", "loss_presence"):
+        for part in ("loss", *PARTS, "anchor_entropy", "anchor_offset"):
             assert a[part] == pytest.approx(b[part], rel=2e-4), (part, a["step"])
 
     found = weights(out / other)
@@ -122,6 +125,13 @@ def test_training_moved_every_part(split_runs, base):
         assert any(part in name for name in moved), part
 
     assert any("space_decoder" in name for name in after) and any("staq_embedding" in name for name in after)
+
+
+def test_the_anchors_health_is_logged_and_means_what_it_says(split_runs):
+    _, logs = split_runs
+    for entry in logs["8x1"][:3]:
+        # Small states of random weights tell no patch from another, so every query looks at the middle.
+        assert 0.5 < entry["anchor_entropy"] <= 1 and 0 < entry["anchor_offset"] < 0.5, entry
 
 
 def test_resumed_run_equals_uninterrupted_run(base, data, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..data.video import MediaError
+from ..modeling.box_bits import to_bits
 from ..modeling.configuration import STAQ_TOKEN
 from .options import RunOptions
 
@@ -15,7 +16,7 @@ def grounding_collator(base: type) -> type:
     """Our collator class over LLaMA-Factory's `SFTDataCollatorWith4DAttentionMask`."""
 
     class GroundingCollator(base):
-        """Adds `box_targets`, (total_queries, 4) normalised (cx, cy, w, h), NaN where a query has no target.
+        """Adds `box_targets`, (total_queries, 4) normalised (cx, cy, w, h), NaN where a query has no target, as `to_bits`.
 
         A row whose media cannot be read raises, or with `bad_media: skip` becomes a row that teaches nothing.
         """
@@ -69,7 +70,7 @@ def grounding_collator(base: type) -> type:
                 missing = int((ids == staq_id).sum()) - len(boxes)
                 lines += boxes + [[math.nan] * 4] * missing
 
-            batch["box_targets"] = torch.tensor(lines, dtype=torch.float32)
+            batch["box_targets"] = to_bits(torch.tensor(lines, dtype=torch.float32))
 
         def _compute_rope_position_ids(self, features: dict[str, torch.Tensor], mm_inputs: dict[str, Any]) -> None:
             rope: Callable = self.get_rope_func

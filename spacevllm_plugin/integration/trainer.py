@@ -16,6 +16,8 @@ from ..evaluation import evaluate
 from ..inference.engine import Engine, row_prompt
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
+from ..modeling.anchor import ANCHOR_FIGURES
+from ..modeling.box_bits import from_bits
 from ..modeling.grounding_model import is_head
 from .checkpoint import complete_converted, write_adapter_options
 from .options import RunOptions
@@ -40,6 +42,16 @@ def split_head_groups(optimizer: torch.optim.Optimizer, model: torch.nn.Module, 
             optimizer.add_param_group({**{k: v for k, v in group.items() if k != "params"}, "params": own, "lr": lr})
 
 
+def count_boxes(batches: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+    """True boxes of some batches, (), int64: mixed precision would round a floating-point count too."""
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in batches:
+        if "box_targets" in batch:
+            count += torch.isfinite(from_bits(batch["box_targets"])).all(dim=-1).sum().to(device)
+
+    return count
+
+
 def grounding_trainer(base: type) -> type:
     """Our trainer class over LLaMA-Factory's `CustomSeq2SeqTrainer`."""
 
@@ -62,6 +74,7 @@ def grounding_trainer(base: type) -> type:
             presence = self.grounding_model.presence_layer is not None
             self._loss_parts = (*LOSS_PARTS, PRESENCE_PART) if presence else LOSS_PARTS
             self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
+            self._anchor_sums = torch.zeros(len(ANCHOR_FIGURES) + 1, device=self.args.device)
             self._parts_logged_at = 0
             self.grounding_model.loss_options = self.options.loss
 
@@ -86,11 +99,7 @@ def grounding_trainer(base: type) -> type:
             return optimizer
 
         def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
-            boxes = torch.zeros((), dtype=torch.float32, device=device)
-            for batch in batch_samples:
-                if "box_targets" in batch:
-                    boxes += torch.isfinite(batch["box_targets"]).all(dim=-1).sum().to(device)
-
+            boxes = count_boxes(batch_samples, device)
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 boxes = self.accelerator.gather(boxes).sum()
 
@@ -104,8 +113,11 @@ def grounding_trainer(base: type) -> type:
                 scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
                 for name in self._loss_parts:
                     part = getattr(outputs, name)
-                    if part is not None:
-                        self._part_sums[name] = self._part_sums[name] + part.detach() * scale
+                    if part is not None:  # fp32: FSDP 2 hands out bf16, in which sums soon stop growing
+                        self._part_sums[name] = self._part_sums[name] + part.detach().float() * scale
+
+                if outputs.anchor_sums is not None:
+                    self._anchor_sums += outputs.anchor_sums
 
             return (loss, outputs) if return_outputs else loss
 
@@ -118,6 +130,11 @@ def grounding_trainer(base: type) -> type:
                 means = self.accelerator.gather(sums[None]).mean(dim=0) / steps
                 logs.update(dict(zip(self._loss_parts, means.tolist())))
                 self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
+                *figures, queries = self.accelerator.gather(self._anchor_sums[None]).sum(dim=0).tolist()
+                if queries > 0:  # none without an anchor or a box
+                    logs.update({name: figure / queries for name, figure in zip(ANCHOR_FIGURES, figures)})
+
+                self._anchor_sums.zero_()
                 self._parts_logged_at = self.state.global_step
 
             super().log(logs, *args, **kwargs)

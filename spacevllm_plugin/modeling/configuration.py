@@ -20,9 +20,15 @@ class GroundingOptions:
     staq_num_queries: int = field(
         default=64, metadata={"help": "Learned queries for frames (N_v); one more is added for single images."}
     )
-    space_decoder_attention: Literal["parameter_free", "projected"] = field(
+    space_decoder_attention: Literal["parameter_free", "scaled", "projected"] = field(
         default="parameter_free",
-        metadata={"help": "Cross-attention of the space decoder: as in the paper, or with learned projections."},
+        metadata={
+            "help": (
+                "Cross-attention of the space decoder: as in the paper; with the states that place the anchor brought to "
+                "one size and a learned temperature, for where the logged `anchor_entropy` stays near 0; or with "
+                "learned projections."
+            )
+        },
     )
     space_decoder_mlp_layers: int = field(default=3, metadata={"help": "Linear layers of the box head."})
     box_anchor: Literal["attention", "none"] = field(
@@ -95,7 +101,7 @@ class SpaceVLLMConfigMixin:
 
     # What is left are the logits, the one thing that LLaMA-Factory's `compute_accuracy` looks for.
     keys_to_ignore_at_inference = [
-        *("past_key_values", "rope_deltas", "boxes", "presence"),
+        *("past_key_values", "rope_deltas", "boxes", "presence", "anchor_sums"),
         *("loss_lm", "loss_l1", "loss_giou", "loss_presence"),
     ]
 

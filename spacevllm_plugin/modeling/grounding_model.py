@@ -7,12 +7,14 @@ import torch
 from transformers import initialization
 from transformers.utils import ModelOutput
 
+from .anchor import Anchor, anchor_sums
+from .box_bits import from_bits
 from .configuration import GroundingOptions, LossOptions
 from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
 from .layout import Layout, index_queries
 from .losses import presence_loss, space_losses
 from .queries import STAQEmbedding
-from .space_decoder import SpaceDecoder
+from .space_decoder import Decoded, ScaledStates, SpaceDecoder
 
 
 # The modules that a backbone does not have: trained in full beside LoRA, never quantised.
@@ -38,6 +40,7 @@ class SpaceVLLMOutput(ModelOutput):
         loss_giou: The GIoU part of the space loss, unweighted.
         presence: (total_queries,) logits of the presence head; None without it.
         loss_presence: The presence loss, unweighted.
+        anchor_sums: (3,) with labels, see `anchor.anchor_sums`; None with `box_anchor: none`.
     """
 
     loss: torch.Tensor | None = None
@@ -52,6 +55,7 @@ class SpaceVLLMOutput(ModelOutput):
     loss_giou: torch.Tensor | None = None
     presence: torch.Tensor | None = None
     loss_presence: torch.Tensor | None = None
+    anchor_sums: torch.Tensor | None = None
 
 
 class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
@@ -85,6 +89,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     def _init_weights(self, module: torch.nn.Module) -> None:
         if isinstance(module, STAQEmbedding):  # not every backbone initialises embeddings
             initialization.normal_(module.weight, std=self.config.get_text_config().initializer_range)
+        elif isinstance(module, ScaledStates):
+            initialization.zeros_(module.log_scale)
         else:
             super()._init_weights(module)
 
@@ -124,13 +130,13 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         staq_layout: torch.LongTensor | None = None,
-        box_targets: torch.FloatTensor | None = None,
+        box_targets: torch.Tensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
         video_grid_thw: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        num_boxes_in_batch: torch.Tensor | float | None = None,
+        num_boxes_in_batch: torch.Tensor | int | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> SpaceVLLMOutput:
@@ -144,7 +150,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             inputs_embeds: Instead of `input_ids`; then without images, videos and queries.
             labels: (batch, sequence), -100 where nothing is learned.
             staq_layout: (total_queries, 8), see `layout.Layout`.
-            box_targets: (total_queries, 4) normalised (cx, cy, w, h); NaN lines have no target.
+            box_targets: (total_queries, 4) normalised (cx, cy, w, h); NaN lines have no target. Numbers, or their
+                `to_bits` where something on the way here would round numbers.
             pixel_values: Images, as the backbone's processor makes them.
             pixel_values_videos: Videos, as the backbone's processor makes them.
             image_grid_thw: Qwen: patch grid of each image.
@@ -166,7 +173,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
-        layout = None
+        layout, anchor = None, None
         if is_prefill and staq_layout is not None:
             layout = Layout.unpack(staq_layout)
             is_query = input_ids == self.config.staq_token_id
@@ -198,12 +205,13 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         )
         if layout is not None:
             earlier = outputs.hidden_states[self.presence_layer] if needs_earlier else None
-            result.boxes, result.presence = self._decode_boxes(input_ids, is_query, layout, states, earlier)
+            result.boxes, result.presence, anchor = self._decode_boxes(input_ids, is_query, layout, states, earlier)
             if not self.training:
                 keep_prefill_boxes(result.boxes)
 
         if labels is not None:
-            self._add_losses(result, states, labels, layout, box_targets, num_items_in_batch, num_boxes_in_batch)
+            counts = (num_items_in_batch, num_boxes_in_batch)
+            self._add_losses(result, states, labels, layout, anchor, box_targets, *counts)
 
         if not (self.training and labels is not None):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -227,7 +235,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         layout: Layout,
         states: torch.Tensor,
         earlier: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> Decoded:
         is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
         index = index_queries(is_query, is_visual, layout)
         row = index.row[:, None]
@@ -248,9 +256,10 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         states: torch.Tensor,
         labels: torch.Tensor,
         layout: Layout | None,
+        anchor: Anchor | None,
         box_targets: torch.Tensor | None,
         num_items_in_batch: torch.Tensor | int | None,
-        num_boxes_in_batch: torch.Tensor | float | None,
+        num_boxes_in_batch: torch.Tensor | int | None,
     ) -> None:
         # A prompt is thousands of visual tokens and an answer a dozen: logits of the prompt would only cost memory.
         targets = labels[:, 1:]
@@ -262,13 +271,14 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         result.loss_lm = total / count
         result.loss = result.loss_lm
         if result.boxes is not None:
-            if box_targets is None:
-                box_targets = torch.full_like(result.boxes, torch.nan)
-
+            box_targets = torch.full_like(result.boxes, torch.nan) if box_targets is None else from_bits(box_targets)
             weights = self.loss_options
             result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
             space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
             result.loss = result.loss_lm + weights.space_loss_weight * space_loss
+            if anchor is not None:
+                result.anchor_sums = anchor_sums(anchor, box_targets)
+
             if result.presence is not None:
                 result.loss_presence = presence_loss(
                     result.presence, box_targets, layout.frame_index, num_boxes_in_batch

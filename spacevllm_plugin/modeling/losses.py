@@ -6,7 +6,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss
 
 
 def space_losses(
-    boxes: torch.Tensor, targets: torch.Tensor, num_boxes: torch.Tensor | float | None = None
+    boxes: torch.Tensor, targets: torch.Tensor, num_boxes: torch.Tensor | int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """L1 and GIoU loss as DETR (arXiv 2005.12872) defines them, in fp32.
 
@@ -41,7 +41,7 @@ def presence_loss(
     logits: torch.Tensor,
     targets: torch.Tensor,
     frame_index: torch.Tensor,
-    num_boxes: torch.Tensor | float | None = None,
+    num_boxes: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
     """Binary cross-entropy, in fp32, of whether a frame lies in the tube; frames outside the tube are the negatives.
 

@@ -1,10 +1,13 @@
 """Query-Guided Space Decoder (QGSD): from each query's state, its frame and the caption to one box."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from .anchor import Anchor
 
 
 class FP32Affine(nn.Linear):
@@ -56,6 +59,40 @@ def attend(
     return weights @ value, weights
 
 
+class ScaledStates(nn.Module):
+    """Query and key at RMS 1 and one learned scale: how sharp attention is no longer depends on how large states are.
+
+    Behind the final norm of a real checkpoint states can have an RMS of 5. Dot products over √d of such states lie tens
+    apart at width 2048: softmax gives one patch all the weight, and no gradient moves the query to another. At RMS 1 the
+    scores of unrelated states have variance 1, which is what dividing by √d is for (QK-norm, arXiv 2010.04245); where
+    states have RMS 1 already, it starts as the parameter-free attention. The scale starts at 1, and as a logarithm it
+    stays positive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(1))  # FSDP takes no scalars
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The query and the key, (n, a, d) and (n, b, d) in fp32, for `attend`."""
+        scale = self.log_scale.float().exp()
+        return scale * F.rms_norm(query, query.shape[-1:]), F.rms_norm(key, key.shape[-1:])
+
+
+class Decoded(NamedTuple):
+    """What the space decoder says of n queries.
+
+    Attributes:
+        boxes: (n, 4) normalised (cx, cy, w, h), fp32.
+        presence: (n,) logits; None without the presence head.
+        anchor: The boxes' reference points; None with `box_anchor="none"`.
+    """
+
+    boxes: torch.Tensor
+    presence: torch.Tensor | None
+    anchor: Anchor | None
+
+
 class SpaceDecoder(nn.Module):
     """Dual cross-attention and a light MLP.
 
@@ -71,7 +108,8 @@ class SpaceDecoder(nn.Module):
 
     Args:
         hidden_size: Width d of the states.
-        attention: `parameter_free` (the paper's) or `projected` (learned query and key maps).
+        attention: `parameter_free` (the paper's), `scaled` (the attention of q over V' with `ScaledStates`) or
+            `projected` (learned query and key maps).
         mlp_layers: Linear layers of the box head.
         box_anchor: `attention` or `none` (the paper's letter).
         presence_head: Add a linear presence score for each query (ours, after Bridge-STG).
@@ -82,6 +120,7 @@ class SpaceDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.box_anchor = box_anchor
+        self.scaled_states = ScaledStates() if attention == "scaled" else None
         self.projections = None
         if attention == "projected":
             names = ("visual_query", "caption_key", "staq_query", "visual_key")
@@ -93,6 +132,15 @@ class SpaceDecoder(nn.Module):
     def _project(self, name: str, states: torch.Tensor) -> torch.Tensor:
         return self.projections[name](states) if self.projections is not None else states
 
+    def _focus(
+        self, queries: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key = self._project("staq_query", queries), self._project("visual_key", visual)
+        if self.scaled_states is not None:
+            query, key = self.scaled_states(query, key)
+
+        return attend(query, key, visual, mask)
+
     def forward(
         self,
         queries: torch.Tensor,
@@ -102,7 +150,7 @@ class SpaceDecoder(nn.Module):
         caption: torch.Tensor,
         caption_mask: torch.Tensor,
         earlier: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> Decoded:
         """Decode one box per query.
 
         Args:
@@ -113,9 +161,6 @@ class SpaceDecoder(nn.Module):
             caption: (n, l, d) states of the caption.
             caption_mask: (n, l).
             earlier: (n, d) states of the query tokens at an earlier layer, for the presence score.
-
-        Returns:
-            (n, 4) boxes as normalised (cx, cy, w, h) in fp32, and (n,) presence logits or None without that head.
         """
         with torch.autocast(queries.device.type, enabled=False):
             queries, visual, caption = queries.float()[:, None], visual.float(), caption.float()
@@ -123,15 +168,13 @@ class SpaceDecoder(nn.Module):
                 self._project("visual_query", visual), self._project("caption_key", caption), caption, caption_mask
             )
             visual = visual + enhancement
-            focus, weights = attend(
-                self._project("staq_query", queries), self._project("visual_key", visual), visual, visual_mask
-            )
-            logits = self.mlp((queries + focus)[:, 0])
+            focus, weights = self._focus(queries, visual, visual_mask)
+            logits, anchor = self.mlp((queries + focus)[:, 0]), None
             if self.box_anchor == "attention":
-                anchor = (weights @ centers.float())[:, 0]
-                logits = logits + F.pad(torch.logit(anchor, eps=1e-4), (0, 2))
+                anchor = Anchor.of(weights, centers, visual_mask)
+                logits = logits + F.pad(torch.logit(anchor.center, eps=1e-4), (0, 2))
 
-            return logits.sigmoid(), self._presence(earlier)
+            return Decoded(logits.sigmoid(), self._presence(earlier), anchor)
 
     def _presence(self, earlier: torch.Tensor | None) -> torch.Tensor | None:
         if self.presence is None:
