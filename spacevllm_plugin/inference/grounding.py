@@ -72,16 +72,38 @@ def ground_batch(
         attention_mask=attention_mask.to(model.device),
         **{name: value.to(model.device) for name, value in inputs.items()},
         box_sink=sink,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        **greedy_options(tokenizer, max_new_tokens),
     )
-    texts = tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+    answers = split_answers(tokenizer, input_ids, output, sink)
+    return [make_prediction(item, *answer) for item, answer in zip(items, answers)]
+
+
+def greedy_options(tokenizer: Any, max_new_tokens: int) -> dict[str, Any]:
+    """What `generate` is told wherever rows are grounded: a span is not a matter of taste."""
+    return {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        "num_beams": 1,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def split_answers(
+    tokenizer: Any, input_ids: torch.Tensor, output: torch.Tensor, sink: list[torch.Tensor]
+) -> list[tuple[str, torch.Tensor | None]]:
+    """Each row's text and boxes, (its queries, 4) or None, of one generation.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        input_ids: (batch, sequence), the prompts.
+        output: (batch, sequence + new tokens).
+        sink: What `generate` put into `box_sink`.
+    """
+    texts = tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
     counts = (input_ids == tokenizer.convert_tokens_to_ids(STAQ_TOKEN)).sum(dim=-1).tolist()
-    boxes = sink[0].cpu().split(counts) if sink else [None] * len(items)
-    return [make_prediction(item, text.strip(), own) for item, text, own in zip(items, texts, boxes)]
+    boxes = sink[0].cpu().split(counts) if sink else [None] * len(texts)
+    return [(text.strip(), own) for text, own in zip(texts, boxes)]
 
 
 def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) -> PredictionRow:

@@ -43,6 +43,22 @@ class TrainingOptions:
         default=True,
         metadata={"help": "With `do_eval`: ground the evaluation rows too and log m_tIoU, m_vIoU and the like."},
     )
+    grounding_metrics_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Most rows that `grounding_metrics` grounds, evenly spaced through those of each task and the same at "
+                "every evaluation; all if not given."
+            )
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.grounding_metrics_rows is not None and self.grounding_metrics_rows < 1:
+            raise ValueError(
+                f"grounding_metrics_rows must be at least 1, not {self.grounding_metrics_rows}; for none, set "
+                "`grounding_metrics: false`."
+            )
 
 
 def refuse_unfit(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
@@ -90,6 +106,7 @@ def install(module: ModuleType) -> None:
         """LLaMA-Factory's model arguments and SpaceVLLM's options."""
 
         def __post_init__(self) -> None:
+            TrainingOptions.__post_init__(self)
             GroundingOptions.__post_init__(self)
             module.ModelArguments.__post_init__(self)
 
