@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.media import locate, video_source
+from ..data.media import in_order, locate, video_source
 from ..data.prompters import Prompter
 from ..data.schema import AnnotationRow
 from .grounding import GroundingItem
@@ -41,10 +41,11 @@ class Engine:
             MediaError: A medium cannot be opened.
         """
         image_plans, video_plans = self.prompter.plan(images, videos)
+        plans = in_order(messages, image_plans, video_plans)
         messages = self.prompter.expand_messages(messages, image_plans, video_plans)
         messages = [*messages, {"role": "assistant", "content": ""}]
         token_ids, _ = self.template.encode_oneturn(self.processor.tokenizer, messages, system)
-        return GroundingItem(row_id, task, token_ids, image_plans, video_plans, media)
+        return GroundingItem(row_id, task, token_ids, image_plans, video_plans, plans, media)
 
     def row_item(self, row: AnnotationRow, images: list[Any], videos: list[Any]) -> GroundingItem:
         """The prompt of an annotation row, whose media have been located.

@@ -27,6 +27,7 @@ class GroundingItem:
         token_ids: The prompt with all visual and query tokens, up to where the answer starts.
         images: Its images.
         videos: Its videos.
+        plans: Images and videos in order of appearance, which is that of their queries.
         media: Size that boxes are given in; the file's own size where None.
     """
 
@@ -35,6 +36,7 @@ class GroundingItem:
     token_ids: list[int]
     images: list[ImagePlan]
     videos: list[VideoPlan]
+    plans: list[ImagePlan | VideoPlan]
     media: Media | None = None
 
 
@@ -112,38 +114,43 @@ def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) 
     Args:
         item: The prompt.
         text: The generated text.
-        boxes: (queries, 4) normalised (cx, cy, w, h) of all the prompt's queries; the first medium's come first.
+        boxes: (queries, 4) normalised (cx, cy, w, h) of all the prompt's queries.
     """
     prediction = PredictionRow(id=item.id, text=text)
     if item.task == "qa":
         return prediction
 
-    medium = item.videos[0] if item.videos else item.images[0]
+    # The medium that carries the target in training, wherever it stands in the prompt.
+    medium = item.images[0] if item.task == "rec" else item.videos[0]
     size = item.media or medium
     if item.task == "rec":
         prediction.frames = [0]
     else:
-        plan = item.videos[0]
-        span = read_span(text, plan)
+        span = read_span(text, medium)
         if span is None:
             prediction.status = "unreadable"
         else:
             prediction.span_seconds = _rounded(span, SECOND_DECIMALS)
-            prediction.span_frames = plan.timeline.span_frames(prediction.span_seconds, plan.clip)
-            spans = read_spans(text, plan)
+            prediction.span_frames = medium.timeline.span_frames(prediction.span_seconds, medium.clip)
+            spans = read_spans(text, medium)
             if item.task == "vtg" and len(spans) > 1:
                 prediction.windows_seconds = [_rounded(window, SECOND_DECIMALS) for window in spans]
 
         if item.task == "stvg":
-            prediction.frames = list(plan.frames)
+            prediction.frames = list(medium.frames)
 
     if prediction.frames is not None:
         prediction.boxes = [
             _rounded(pixel_box(box, size.width, size.height), PIXEL_DECIMALS)
-            for box in boxes[: len(prediction.frames)].tolist()
+            for box in _boxes_of(medium, item.plans, boxes).tolist()
         ]
 
     return prediction
+
+
+def _boxes_of(medium: ImagePlan | VideoPlan, plans: list[ImagePlan | VideoPlan], boxes: torch.Tensor) -> torch.Tensor:
+    parts = boxes.split([len(plan.frames) if isinstance(plan, VideoPlan) else 1 for plan in plans])
+    return next(part for plan, part in zip(plans, parts) if plan is medium)
 
 
 def _rounded(values: Iterable[float], decimals: int) -> tuple[float, ...]:

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+from ..data.media import in_order
 from ..data.plan import VideoPlan
-from ..data.schema import MEDIA_TAG
 from ..data.span_parser import read_span
 from ..data.targets import pixel_box
 from ..data.video import MediaError
@@ -39,9 +39,7 @@ class TubeReply:
 
     def __init__(self, prompter: Any, messages: list[dict[str, str]], images: list[Any], videos: list[Any]) -> None:
         self.sink: list[Any] = []
-        image_plans, video_plans = map(iter, prompter.plan(images, videos))
-        tags = MEDIA_TAG.findall("".join(message["content"] for message in messages))
-        self.plans = [next(image_plans) if tag == "<image>" else next(video_plans) for tag in tags]
+        self.plans = in_order(messages, *prompter.plan(images, videos))
 
     def block(self, text: str) -> str:
         """The JSON block for a reply; empty where the prompt held no image or video.
