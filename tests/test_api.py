@@ -6,13 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
 import httpx
 import pytest
-from conftest import picture, write_video
+from conftest import picture, write_image, write_video
 from fastapi.testclient import TestClient
 from PIL import UnidentifiedImageError
 
@@ -27,19 +29,29 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("api")
 
 
-def app_of(folder, template, **variant):
-    from llamafactory.api.app import create_app
+def load(folder, template, **variant):
     from llamafactory.chat import ChatModel
 
     make_tiny("qwen3_vl", folder / template, **variant)
     arguments = {"model_name_or_path": str(folder / template), "template": template, "infer_dtype": "float32"}
-    return create_app(ChatModel({**arguments, "video_maxlen": 6, "max_new_tokens": 4, "do_sample": False}))
+    return ChatModel({**arguments, "video_maxlen": 6, "max_new_tokens": 4, "do_sample": False})
+
+
+def serve(chat_model):
+    """Raises what the app does not handle."""
+    from llamafactory.api.app import create_app
+
+    return TestClient(create_app(chat_model))
 
 
 @pytest.fixture(scope="module")
-def client(folder):
-    """Raises what the app does not handle."""
-    return TestClient(app_of(folder, "spacevllm_qwen3_vl"))
+def chat_model(folder):
+    return load(folder, "spacevllm_qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def client(chat_model):
+    return serve(chat_model)
 
 
 def data_url(data: bytes, kind: str = "video/mp4") -> str:
@@ -103,6 +115,98 @@ def test_so_is_an_image(client, stream):
     assert (answer.status_code, answer.json()) == (400, {"detail": "an image of the request is not a readable image"})
 
 
+@STREAM
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp"])
+def test_an_image_that_is_cut_off_is_none(client, folder, ending, stream):
+    data = Path(write_image(folder / f"whole{ending}", width=96)).read_bytes()
+    url = data_url(data[: len(data) * 2 // 3], "image/png")
+    answer = client.post("/v1/chat/completions", json=body(url, stream, "image"))
+    assert (answer.status_code, answer.json()) == (400, {"detail": "an image of the request is not a readable image"})
+
+
+def test_trouble_of_the_servers_own_is_not_the_clients_fault(client, good, tmp_path, monkeypatch):
+    """Nowhere to put the video."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        client.post("/v1/chat/completions", json=body(good))
+
+
+@pytest.fixture(scope="module")
+def site(folder, good):
+    """`/whole`; `/broken` ends in the middle; `/endless` goes on until it is left, and says so."""
+    whole, left = (folder / "good.mp4").read_bytes(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            if self.path != "/endless":
+                self.send_header("Content-Length", str(len(whole)))
+
+            self.end_headers()
+            self.wfile.write(whole if self.path == "/whole" else whole[: len(whole) // 2])
+            try:
+                while self.path == "/endless":
+                    self.wfile.write(bytes(100_000))
+            except OSError:
+                left.set()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", left
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def local_urls(monkeypatch):
+    """LLaMA-Factory asks no server of its own network."""
+    monkeypatch.setattr("llamafactory.api.chat.check_ssrf_url", lambda url: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@STREAM
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_url_whose_connection_breaks_is_a_bad_request(client, site, local_urls, kind, stream):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        refused = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+
+        for url in (f"{site[0]}/broken", refused):
+            answer = client.post("/v1/chat/completions", json=body(url, stream, kind))
+            assert answer.status_code == 400
+            detail = answer.json()["detail"]
+            assert "\n" not in detail and (
+                "not be fetched" in detail or "video_0_of_the_request: not received" in detail
+            )
+
+    if kind == "video":
+        assert client.post("/v1/chat/completions", json=body(f"{site[0]}/whole", stream)).status_code == 200
+
+
+@STREAM
+def test_videos_have_a_limit(client, good, site, local_urls, monkeypatch, stream):
+    """In the request and at a URL; each by itself may be below it."""
+    monkeypatch.setenv("SPACEVLLM_API_MAX_VIDEO_MB", "1")
+    base, left = site
+    half = data_url(bytes(600_000))
+    two = body(half, stream)
+    two["messages"][0]["content"].insert(0, two["messages"][0]["content"][0])
+    for sent in (two, body(data_url(bytes(1_000_001)), stream), body(f"{base}/endless", stream)):
+        answer = client.post("/v1/chat/completions", json=sent)
+        assert answer.status_code == 400
+        assert answer.json() == {"detail": "the videos of the request have more than 1 MB"}
+
+    assert left.wait(timeout=30)
+    left.clear()
+    assert client.post("/v1/chat/completions", json=body(good, stream)).status_code == 200
+
+
+def test_a_limit_that_is_none_is_said_before_the_server_starts(chat_model, monkeypatch):
+    monkeypatch.setenv("SPACEVLLM_API_MAX_VIDEO_MB", "much")
+    with pytest.raises(ValueError, match="^SPACEVLLM_API_MAX_VIDEO_MB=much: not a number of megabytes$"):
+        serve(chat_model)
+
+
 def test_a_stream_comes_whole_and_in_order(client, good):
     """Its first events wait for the media to be read; none of them may be lost or moved by that."""
     answer = client.post("/v1/chat/completions", json=body(good, stream=True))
@@ -117,7 +221,7 @@ def test_a_stream_comes_whole_and_in_order(client, good):
 
 
 def test_other_templates_answer_as_before(folder):
-    client = TestClient(app_of(folder, "qwen3_vl", merge_size=1))
+    client = serve(load(folder, "qwen3_vl", merge_size=1))
     with pytest.raises(UnidentifiedImageError):
         client.post("/v1/chat/completions", json=body(data_url(b"no image", "image/png"), kind="image"))
 

@@ -299,6 +299,23 @@ def test_media_without_a_layout_are_an_error_that_names_the_remedy(engine, promp
         generate(engine, inputs)
 
 
+@pytest.mark.parametrize("first", ["text", "video"])
+def test_new_media_behind_a_cache_are_refused_and_text_is_not(engine, media, first):
+    """A second turn that goes on from the first one's cache; the queries of its media would give no boxes."""
+    videos = [media["two"]] if first == "video" else []
+    turns = [user("<video>" * len(videos) + "What is it?"), {"role": "assistant", "content": "A"}]
+    inputs = collate(engine, [prompt(engine, turns[:1], videos=videos)])
+    with torch.no_grad():
+        output = engine.model.generate(**inputs, **GREEDY, return_dict_in_generate=True)
+
+    inputs = collate(engine, [prompt(engine, [*turns, user("<video>And this?")], videos=[*videos, media["portrait"]])])
+    with pytest.raises(ValueError, match="behind what `past_key_values` holds"):
+        generate(engine, inputs, past_key_values=output.past_key_values)
+
+    ids = torch.cat([output.sequences, torch.tensor([[5, 6, 7]])], dim=1)
+    generate(engine, {"input_ids": ids}, past_key_values=output.past_key_values)
+
+
 def test_pixels_and_prompt_must_agree(engine, prompts):
     inputs = collate(engine, [prompts(engine)["video"]])
     name = "pixel_values" if "pixel_values" in inputs else "pixel_values_videos"

@@ -322,8 +322,8 @@ def test_muon_in_fp32_does_what_upstream_does_in_bf16():
         assert torch.linalg.svdvals(ours).sub(1).abs().max() < 0.5
 
 
-def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, capsys):
-    """`do_predict` alone, without training: LLaMA-Factory's own file, and ours with the tubes beside it."""
+def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, capsys, monkeypatch):
+    """`do_predict` alone, without training: LLaMA-Factory's own file, and ours with the tubes beside it, of one pass."""
     for package in ("jieba", "nltk", "rouge_chinese"):
         pytest.importorskip(package, reason="LLaMA-Factory's own text scores need it (extra `metrics`)")
 
@@ -332,14 +332,24 @@ def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, 
     from spacevllm_plugin.cli.main import main
     from spacevllm_plugin.data.schema import PredictionRow
     from spacevllm_plugin.integration.engine_loader import load_engine
+    from spacevllm_plugin.modeling.generation import SpaceVLLMGenerationMixin
 
+    generate, answered = SpaceVLLMGenerationMixin.generate, []
+
+    @wraps(generate)
+    def counted(self, **kwargs):
+        answered.append(len(kwargs["input_ids"]))
+        return generate(self, **kwargs)
+
+    monkeypatch.setattr(SpaceVLLMGenerationMixin, "generate", counted)
     run = arguments(lora / "merged", data, tmp_path / "out", eval_dataset="rows", do_train=False, do_predict=True)
     run_exp({**run, "predict_with_generate": True, "max_new_tokens": 16, "per_device_eval_batch_size": 5})
     rows = list(read_rows(data / "rows.jsonl"))
-    assert len((tmp_path / "out" / "generated_predictions.jsonl").read_text().splitlines()) == len(rows)
-
+    assert sum(answered) == len(rows)
+    texts = (tmp_path / "out" / "generated_predictions.jsonl").read_text().splitlines()
     predictions = list(read_rows(tmp_path / "out" / "predictions.jsonl", PredictionRow))
     assert [prediction.id for prediction in predictions] == [row.id for row in rows]
+    assert [prediction.text for prediction in predictions] == [json.loads(line)["predict"].strip() for line in texts]
     expected = predict(load_engine(str(lora / "merged"), infer_dtype="float32"), rows, data)
     for prediction, other in zip(predictions, expected):
         assert (prediction.text, prediction.status, prediction.frames) == (other.text, other.status, other.frames)
@@ -351,6 +361,8 @@ def test_do_predict_writes_rows_that_evaluate_reads(base, data, lora, tmp_path, 
     counts = json.loads((tmp_path / "scores.json").read_text())["counts"]
     assert counts["missing"] == counts["failed"] == 0
     assert counts["scored"] + counts["unreadable"] == sum(row.task == "stvg" for row in rows)
+    scores = json.loads((tmp_path / "scores.json").read_text())["groups"]["all"]
+    assert json.loads((tmp_path / "out" / "predict_results.json").read_text())["predict_m_vIoU"] == scores["m_vIoU"]
 
 
 @pytest.mark.parametrize("on_prompt", [False, True])

@@ -1,8 +1,10 @@
-"""Where a row's media lie."""
+"""Where a row's media lie, on the disk and in its prompt."""
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
-from .schema import AnnotationRow
+from .schema import MEDIA_TAG, AnnotationRow
 from .video import VideoRef
 
 
@@ -23,3 +25,10 @@ def video_source(row: AnnotationRow, index: int, folders: list[str]) -> str:
 
     path = locate(video, folders)
     return VideoRef(path=path, clip=clip, fps=fps if os.path.isdir(path) else None).encode()
+
+
+def in_order(messages: Iterable[dict[str, str]], images: Iterable[Any], videos: Iterable[Any]) -> list[Any]:
+    """Something for each image and each video, in the order in which their tags appear in the messages."""
+    by_tag = {"<image>": iter(images), "<video>": iter(videos)}
+    tags = MEDIA_TAG.findall("".join(message["content"] for message in messages))
+    return [next(by_tag[tag]) for tag in tags]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.media import locate, video_source
+from ..data.media import in_order, locate, video_source
 from ..data.prompters import Prompter
 from ..data.schema import AnnotationRow
 from .grounding import GroundingItem
@@ -41,10 +41,20 @@ class Engine:
             MediaError: A medium cannot be opened.
         """
         image_plans, video_plans = self.prompter.plan(images, videos)
+        plans = in_order(messages, image_plans, video_plans)
         messages = self.prompter.expand_messages(messages, image_plans, video_plans)
         messages = [*messages, {"role": "assistant", "content": ""}]
         token_ids, _ = self.template.encode_oneturn(self.processor.tokenizer, messages, system)
-        return GroundingItem(row_id, task, token_ids, image_plans, video_plans, media)
+        return GroundingItem(row_id, task, token_ids, image_plans, video_plans, plans, media)
+
+    def row_item(self, row: AnnotationRow, images: list[Any], videos: list[Any]) -> GroundingItem:
+        """The prompt of an annotation row, whose media have been located.
+
+        Raises:
+            MediaError: A medium cannot be opened.
+        """
+        system, messages = row_prompt(row)
+        return self.item(row.id, row.task, messages, images, videos, row.media, system)
 
 
 def row_prompt(row: AnnotationRow) -> tuple[str | None, list[dict[str, str]]]:
@@ -61,13 +71,17 @@ def row_prompt(row: AnnotationRow) -> tuple[str | None, list[dict[str, str]]]:
     return system, messages[: answers[-1] if row.task == "qa" else answers[0]]
 
 
+def row_media(row: AnnotationRow, media_dir: Any) -> tuple[list[Any], list[Any]]:
+    """Images and videos of an annotation row whose media lie in `media_dir`."""
+    images = [locate(image, [str(media_dir)]) for image in row.images or []]
+    videos = [video_source(row, i, [str(media_dir)]) for i in range(len(row.videos or []))]
+    return images, videos
+
+
 def row_item(engine: Engine, row: AnnotationRow, media_dir: Any) -> GroundingItem:
     """The prompt of an annotation row whose media lie in `media_dir`.
 
     Raises:
         MediaError: A medium cannot be opened.
     """
-    system, messages = row_prompt(row)
-    images = [locate(image, [str(media_dir)]) for image in row.images or []]
-    videos = [video_source(row, i, [str(media_dir)]) for i in range(len(row.videos or []))]
-    return engine.item(row.id, row.task, messages, images, videos, row.media, system)
+    return engine.row_item(row, *row_media(row, media_dir))

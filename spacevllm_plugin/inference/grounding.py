@@ -27,6 +27,7 @@ class GroundingItem:
         token_ids: The prompt with all visual and query tokens, up to where the answer starts.
         images: Its images.
         videos: Its videos.
+        plans: Images and videos in order of appearance, which is that of their queries.
         media: Size that boxes are given in; the file's own size where None.
     """
 
@@ -35,6 +36,7 @@ class GroundingItem:
     token_ids: list[int]
     images: list[ImagePlan]
     videos: list[VideoPlan]
+    plans: list[ImagePlan | VideoPlan]
     media: Media | None = None
 
 
@@ -72,16 +74,38 @@ def ground_batch(
         attention_mask=attention_mask.to(model.device),
         **{name: value.to(model.device) for name, value in inputs.items()},
         box_sink=sink,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        **greedy_options(tokenizer, max_new_tokens),
     )
-    texts = tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+    answers = split_answers(tokenizer, input_ids, output, sink)
+    return [make_prediction(item, *answer) for item, answer in zip(items, answers)]
+
+
+def greedy_options(tokenizer: Any, max_new_tokens: int) -> dict[str, Any]:
+    """What `generate` is told wherever rows are grounded: a span is not a matter of taste."""
+    return {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        "num_beams": 1,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def split_answers(
+    tokenizer: Any, input_ids: torch.Tensor, output: torch.Tensor, sink: list[torch.Tensor]
+) -> list[tuple[str, torch.Tensor | None]]:
+    """Each row's text and boxes, (its queries, 4) or None, of one generation.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        input_ids: (batch, sequence), the prompts.
+        output: (batch, sequence + new tokens).
+        sink: What `generate` put into `box_sink`.
+    """
+    texts = tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
     counts = (input_ids == tokenizer.convert_tokens_to_ids(STAQ_TOKEN)).sum(dim=-1).tolist()
-    boxes = sink[0].cpu().split(counts) if sink else [None] * len(items)
-    return [make_prediction(item, text.strip(), own) for item, text, own in zip(items, texts, boxes)]
+    boxes = sink[0].cpu().split(counts) if sink else [None] * len(texts)
+    return [(text.strip(), own) for text, own in zip(texts, boxes)]
 
 
 def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) -> PredictionRow:
@@ -90,38 +114,43 @@ def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) 
     Args:
         item: The prompt.
         text: The generated text.
-        boxes: (queries, 4) normalised (cx, cy, w, h) of all the prompt's queries; the first medium's come first.
+        boxes: (queries, 4) normalised (cx, cy, w, h) of all the prompt's queries.
     """
     prediction = PredictionRow(id=item.id, text=text)
     if item.task == "qa":
         return prediction
 
-    medium = item.videos[0] if item.videos else item.images[0]
+    # The medium that carries the target in training, wherever it stands in the prompt.
+    medium = item.images[0] if item.task == "rec" else item.videos[0]
     size = item.media or medium
     if item.task == "rec":
         prediction.frames = [0]
     else:
-        plan = item.videos[0]
-        span = read_span(text, plan)
+        span = read_span(text, medium)
         if span is None:
             prediction.status = "unreadable"
         else:
             prediction.span_seconds = _rounded(span, SECOND_DECIMALS)
-            prediction.span_frames = plan.timeline.span_frames(prediction.span_seconds, plan.clip)
-            spans = read_spans(text, plan)
+            prediction.span_frames = medium.timeline.span_frames(prediction.span_seconds, medium.clip)
+            spans = read_spans(text, medium)
             if item.task == "vtg" and len(spans) > 1:
                 prediction.windows_seconds = [_rounded(window, SECOND_DECIMALS) for window in spans]
 
         if item.task == "stvg":
-            prediction.frames = list(plan.frames)
+            prediction.frames = list(medium.frames)
 
     if prediction.frames is not None:
         prediction.boxes = [
             _rounded(pixel_box(box, size.width, size.height), PIXEL_DECIMALS)
-            for box in boxes[: len(prediction.frames)].tolist()
+            for box in _boxes_of(medium, item.plans, boxes).tolist()
         ]
 
     return prediction
+
+
+def _boxes_of(medium: ImagePlan | VideoPlan, plans: list[ImagePlan | VideoPlan], boxes: torch.Tensor) -> torch.Tensor:
+    parts = boxes.split([len(plan.frames) if isinstance(plan, VideoPlan) else 1 for plan in plans])
+    return next(part for plan, part in zip(plans, parts) if plan is medium)
 
 
 def _rounded(values: Iterable[float], decimals: int) -> tuple[float, ...]:

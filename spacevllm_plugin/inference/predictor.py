@@ -4,13 +4,14 @@ import json
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from ..data.jsonl import append_lines, recover
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
-from .engine import Engine, row_item
+from .engine import Engine, row_media
 from .grounding import GroundingItem, ground_batch
 
 
@@ -60,7 +61,8 @@ def predict_rows(
             if not wanted:
                 continue
 
-            fresh = {p.id: p for p in _predict(engine, batch, media_dir, max_new_tokens) if p.id in wanted}
+            located = [(row, *row_media(row, media_dir)) for row in batch]
+            fresh = {p.id: p for p in ground_rows(engine, located, max_new_tokens) if p.id in wanted}
             own |= wanted
             for prediction in fresh.values():
                 counts[prediction.status] += 1
@@ -77,16 +79,20 @@ def _batches(rows: Iterable[AnnotationRow], size: int) -> Iterator[list[Annotati
         yield batch
 
 
-def _predict(engine: Engine, rows: list[AnnotationRow], media_dir: Path, max_new_tokens: int) -> list[PredictionRow]:
-    """Ground a batch; a row whose media cannot be opened fails alone."""
-    failed, items = [], []
-    for row in rows:
+def ground_rows(
+    engine: Engine, rows: Iterable[tuple[AnnotationRow, list[Any], list[Any]]], max_new_tokens: int
+) -> list[PredictionRow]:
+    """Ground a batch of rows, each with its images and videos; one whose media cannot be opened fails alone."""
+    items: list[GroundingItem | PredictionRow] = []
+    for row, images, videos in rows:
         try:
-            items.append(row_item(engine, row, media_dir))
+            items.append(engine.row_item(row, images, videos))
         except MediaError as err:
-            failed.append(PredictionRow(id=row.id, status="failed", error=str(err)))
+            items.append(_failed(row.id, err))
 
-    return failed + (ground_readable(engine, items, max_new_tokens) if items else [])
+    readable = [item for item in items if isinstance(item, GroundingItem)]
+    predictions = iter(ground_readable(engine, readable, max_new_tokens) if readable else [])
+    return [next(predictions) if isinstance(item, GroundingItem) else item for item in items]
 
 
 def ground_readable(engine: Engine, batch: list[GroundingItem], max_new_tokens: int) -> list[PredictionRow]:
@@ -95,6 +101,10 @@ def ground_readable(engine: Engine, batch: list[GroundingItem], max_new_tokens: 
         return ground_batch(engine.model, engine.prompter, batch, max_new_tokens)
     except MediaError as err:
         if len(batch) == 1:
-            return [PredictionRow(id=batch[0].id, status="failed", error=str(err))]
+            return [_failed(batch[0].id, err)]
 
         return [prediction for item in batch for prediction in ground_readable(engine, [item], max_new_tokens)]
+
+
+def _failed(row_id: str, err: MediaError) -> PredictionRow:
+    return PredictionRow(id=row_id, status="failed", error=str(err))

@@ -7,17 +7,27 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from PIL import UnidentifiedImageError
+from PIL.Image import DecompressionBombError
+from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError
 
 from ..data.video import MediaError
+from .request_files import most_bytes
 from .template import is_ours
 
 
 # What reading a request's media raises, in the engine and in LLaMA-Factory, and the answer; a `MediaError` is its own.
+NO_IMAGE = "an image of the request is not a readable image"
+NOT_FETCHED = "an image or video of the request could not be fetched from its URL"
 UNREADABLE = {
     MediaError: "",
-    UnidentifiedImageError: "an image of the request is not a readable image",
+    RequestException: NOT_FETCHED,
+    HTTPError: NOT_FETCHED,
     binascii.Error: "an image or video of the request is not base64",
+    DecompressionBombError: "an image of the request has too many pixels",
+    # As Pillow says it: the first of images that are cut off or none at all, the second of broken parts.
+    OSError: NO_IMAGE,
+    SyntaxError: NO_IMAGE,
 }
 # LLaMA-Factory's first event only says who speaks; the media are read for the second.
 HELD_EVENTS = 2
@@ -25,6 +35,9 @@ HELD_EVENTS = 2
 
 async def _bad_request(request: Any, err: Exception) -> Any:
     from fastapi.responses import JSONResponse
+
+    if getattr(err, "errno", None) is not None:
+        raise err  # the server's own trouble, for instance a full disk
 
     answer = next(answer for kind, answer in UNREADABLE.items() if isinstance(err, kind))
     return JSONResponse({"detail": answer or str(err)}, status_code=400)
@@ -65,6 +78,7 @@ def install(module: ModuleType) -> None:
     def _create_app(chat_model):
         app = create_app(chat_model)
         if is_ours(chat_model.engine.template):
+            most_bytes()  # what is wrong with it is better known now than at the first video
             for error in UNREADABLE:
                 app.add_exception_handler(error, _bad_request)
 

@@ -93,6 +93,7 @@ def install(module: ModuleType) -> None:
         staq_token_id: int | None = field(default=None, init=False)
 
         def __post_init__(self) -> None:
+            TrainingOptions.__post_init__(self)
             GroundingOptions.__post_init__(self)
             module.ModelArguments.__post_init__(self)
 

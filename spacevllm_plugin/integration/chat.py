@@ -1,23 +1,17 @@
 """Hook on `chat.hf_engine`: replies of chat, API and web chat carry the tube as one JSON block behind the text."""
 
 import json
-import os
 import re
-import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+from ..data.media import in_order
 from ..data.plan import VideoPlan
-from ..data.schema import MEDIA_TAG
 from ..data.span_parser import read_span
 from ..data.targets import pixel_box
-from ..data.video import MediaError
+from .request_files import as_files
 from .template import is_ours
 
 
@@ -39,9 +33,7 @@ class TubeReply:
 
     def __init__(self, prompter: Any, messages: list[dict[str, str]], images: list[Any], videos: list[Any]) -> None:
         self.sink: list[Any] = []
-        image_plans, video_plans = map(iter, prompter.plan(images, videos))
-        tags = MEDIA_TAG.findall("".join(message["content"] for message in messages))
-        self.plans = [next(image_plans) if tag == "<image>" else next(video_plans) for tag in tags]
+        self.plans = in_order(messages, *prompter.plan(images, videos))
 
     def block(self, text: str) -> str:
         """The JSON block for a reply; empty where the prompt held no image or video.
@@ -75,28 +67,6 @@ class TubeReply:
 
 def _rounded(box: list[float], plan: Any) -> list[float]:
     return [round(value, 1) for value in pixel_box(box, plan.width, plan.height)]
-
-
-@contextmanager
-def as_files(videos: list[Any] | None) -> Iterator[list[Any] | None]:
-    """Videos as the reader takes them: the API hands over one that came in the request, or from a URL, as a stream."""
-    if not any(hasattr(video, "read") for video in videos or []):
-        yield videos
-        return
-
-    with TemporaryDirectory(prefix="spacevllm_") as folder:
-        sources = list(videos)
-        for number, video in enumerate(videos):
-            if hasattr(video, "read"):
-                sources[number] = str(Path(folder, f"video_{number}_of_the_request"))
-                with open(sources[number], "wb") as file:
-                    shutil.copyfileobj(video, file)
-
-        try:
-            yield sources
-        except MediaError as err:
-            # Where the server keeps them is nothing to the client, nor to anyone once they are gone.
-            raise MediaError(str(err).replace(folder + os.sep, "")) from None
 
 
 def install(module: ModuleType) -> None:

@@ -43,6 +43,22 @@ class TrainingOptions:
         default=True,
         metadata={"help": "With `do_eval`: ground the evaluation rows too and log m_tIoU, m_vIoU and the like."},
     )
+    grounding_metrics_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Most rows that `grounding_metrics` grounds, evenly spaced through those of each task and the same at "
+                "every evaluation; all if not given."
+            )
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.grounding_metrics_rows is not None and self.grounding_metrics_rows < 1:
+            raise ValueError(
+                f"grounding_metrics_rows must be at least 1, not {self.grounding_metrics_rows}; for none, set "
+                "`grounding_metrics: false`."
+            )
 
 
 @dataclass(frozen=True)

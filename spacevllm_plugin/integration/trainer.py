@@ -1,32 +1,29 @@
 """The trainer: LLaMA-Factory's own, with exact loss normalisation, logged loss parts and grounding metrics."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftModel
+from torch.utils.data import SequentialSampler
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from ..data.jsonl import append_lines, replaced
-from ..data.schema import TASKS, AnnotationRow, PredictionRow, dump_row
-from ..evaluation import evaluate
-from ..inference.engine import Engine, row_prompt
+from ..inference.engine import Engine
 from ..inference.grounding import MAX_NEW_TOKENS
-from ..inference.predictor import ground_readable
 from ..modeling.anchor import ANCHOR_FIGURES
 from ..modeling.box_bits import from_bits
 from ..modeling.grounding_model import is_head
 from .checkpoint import complete_converted, write_adapter_options
+from .eval_rows import Answer, EvalRows, GeneratedAnswers
 from .options import RunOptions
 
 
 LOSS_PARTS = ("loss_lm", "loss_l1", "loss_giou")
 PRESENCE_PART = "loss_presence"
-GROUNDING_TASKS = tuple(task for task in TASKS if task != "qa")
-# Beside LLaMA-Factory's `generated_predictions.jsonl`, which holds texts only, and sampled ones unless told otherwise.
+# Beside LLaMA-Factory's `generated_predictions.jsonl`, which holds the texts only.
 PREDICTIONS = "predictions.jsonl"
 
 logger = logging.get_logger(__name__)
@@ -76,6 +73,8 @@ def grounding_trainer(base: type) -> type:
             self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
             self._anchor_sums = torch.zeros(len(ANCHOR_FIGURES) + 1, device=self.args.device)
             self._parts_logged_at = 0
+            self._generated: GeneratedAnswers | None = None
+            self._answers: list[Answer] = []  # of the last evaluation, all ranks', in the rows' order
             self.grounding_model.loss_options = self.options.loss
 
         @property
@@ -144,89 +143,94 @@ def grounding_trainer(base: type) -> type:
                 # Nobody looks at the logits, and those of a whole prompt are gigabytes.
                 inputs = {**inputs, "logits_to_keep": 1}
 
-            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+            if prediction_loss_only or self._generated is None:
+                return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+
+            # Not by the run's own options, which sample unless told otherwise.
+            sink: list[torch.Tensor] = []
+            step = super().prediction_step(
+                model, inputs, prediction_loss_only, *args, **kwargs, **self._generated.options, box_sink=sink
+            )
+            self._generated.add(inputs, step[1], sink)
+            return step
+
+        def _get_eval_sampler(self, eval_dataset):
+            if self.args.predict_with_generate:
+                # In any other order, answers would be written beside the questions of other rows.
+                return SequentialSampler(eval_dataset)
+
+            return super()._get_eval_sampler(eval_dataset)
 
         def evaluation_loop(self, dataloader, *args: Any, **kwargs: Any):
-            output = super().evaluation_loop(dataloader, *args, **kwargs)
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            if self.options.training.grounding_metrics and not self.args.predict_with_generate:
-                if self._sharded:
-                    # A sharded model is scored by `predict` afterwards.
-                    return output
+            rows = EvalRows(dataloader.dataset)
+            self._generated = None
+            if self.args.predict_with_generate and not self._sharded:
+                self._generated = GeneratedAnswers(
+                    self._engine,
+                    rows,
+                    self.args.eval_batch_size,
+                    self._share,
+                    self._gen_kwargs.get("max_new_tokens", MAX_NEW_TOKENS),
+                )
 
-                metrics = self._grounding_metrics(dataloader.dataset)
-                output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+            if self._sharded:
+                # A sharded model is scored by `predict` afterwards.
+                return output
+
+            if self._generated is not None:
+                answers = self._generated.answers
+            else:
+                answers = self._ground(rows) if self.options.training.grounding_metrics else []
+
+            self._answers = sorted(gather_object(answers))
+            if self.options.training.grounding_metrics:
+                # Early stopping and the choice of the best checkpoint want them on all ranks.
+                metrics = [rows.scores(self._answers) if self.is_world_process_zero() else None]
+                broadcast_object_list(metrics)
+                prefix = kwargs.get("metric_key_prefix", "eval")
+                output.metrics.update({f"{prefix}_{name}": value for name, value in metrics[0].items()})
 
             return output
 
-        def save_predictions(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
-            super().save_predictions(dataset, *args, **kwargs)
+        def save_predictions(self, *args: Any, **kwargs: Any) -> None:
+            super().save_predictions(*args, **kwargs)
             if self._sharded:
                 logger.warning(f"No {PREDICTIONS}: a sharded model is scored by `spacevllm-cli predict` afterwards.")
-                return
-
-            _, predictions = self._ground(dataset, TASKS, self._gen_kwargs["max_new_tokens"])
-            if self.is_world_process_zero():
+            elif self.is_world_process_zero():
                 with replaced(Path(self.args.output_dir) / PREDICTIONS) as file:
-                    append_lines(file, map(dump_row, predictions))
+                    append_lines(file, (answer.line for answer in self._answers))
 
         @property
         def _sharded(self) -> bool:
             """Whether ranks would have to generate in step."""
             return is_deepspeed_zero3_enabled() or self.is_fsdp_enabled
 
-        @torch.no_grad()
-        def _ground(
-            self, dataset: Any, tasks: Sequence[str], max_new_tokens: int
-        ) -> tuple[list[AnnotationRow], list[PredictionRow]]:
-            """Ground the annotation rows of some tasks, greedily; each rank its share, all get the whole, in order."""
+        @property
+        def _share(self) -> tuple[int, int]:
+            return self.args.process_index, self.args.world_size
+
+        @property
+        def _engine(self) -> Engine:
             collator = self.data_collator
             prompter = collator.template.mm_plugin.prompter(collator.processor)
             model = self.accelerator.unwrap_model(self.model)
-            engine = Engine(model, collator.template, collator.processor, prompter)
-            rows, items = [], []
-            for example in dataset:
-                row = AnnotationRow.model_validate_json(example["annotation"]) if example["annotation"] else None
-                if row is not None and row.task in tasks:
-                    system, messages = row_prompt(row)
-                    media = (example["images"] or [], example["videos"] or [])
-                    rows.append(row)
-                    items.append(engine.item(row.id, row.task, messages, *media, row.media, system))
+            return Engine(model, collator.template, collator.processor, prompter)
 
-            was_training = model.training
-            model.eval()
-            share = items[self.args.process_index :: self.args.world_size]
+        def _ground(self, rows: EvalRows) -> list[Answer]:
+            """This rank's share of the answers."""
+            engine, (number, processes) = self._engine, self._share
+            positions = rows.grounding(self.options.training.grounding_metrics_rows)[number::processes]
             size = self.args.per_device_eval_batch_size
-            predictions = []
-            with self.compute_loss_context_manager(), self.accelerator.autocast():
-                for start in range(0, len(share), size):
-                    predictions += ground_readable(engine, share[start : start + size], max_new_tokens)
+            was_training = engine.model.training
+            engine.model.eval()
+            answers = []
+            with torch.no_grad(), self.compute_loss_context_manager(), self.accelerator.autocast():
+                for start in range(0, len(positions), size):
+                    answers += rows.ground(engine, positions[start : start + size], MAX_NEW_TOKENS)
 
-            model.train(was_training)
-            if self.args.world_size > 1:
-                dumps = gather_object([prediction.model_dump() for prediction in predictions])
-                predictions = [PredictionRow.model_validate(dump) for dump in dumps]
-
-            places = {row.id: place for place, row in enumerate(rows)}
-            return rows, sorted(predictions, key=lambda prediction: places[prediction.id])
-
-        def _grounding_metrics(self, dataset: Any) -> dict[str, float]:
-            """The same numbers that `predict` and `evaluate` would give."""
-            rows, predictions = self._ground(dataset, GROUNDING_TASKS, MAX_NEW_TOKENS)
-            metrics: dict[str, float] = {}
-            for task in dict.fromkeys(row.task for row in rows):
-                ours = {row.id for row in rows if row.task == task}
-                scores = evaluate(
-                    task,
-                    [row for row in rows if row.task == task],
-                    [prediction for prediction in predictions if prediction.id in ours],
-                ).report()["groups"]["all"]
-                prefix = "" if task == "stvg" else f"{task}_"
-                metrics.update(
-                    {f"{prefix}{name}": value for name, value in scores.items() if isinstance(value, float)}
-                )
-
-            return metrics
+            engine.model.train(was_training)
+            return answers
 
         def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
             super()._save(output_dir, state_dict)

@@ -20,6 +20,15 @@ from .space_decoder import Decoded, ScaledStates, SpaceDecoder
 # The modules that a backbone does not have: trained in full beside LoRA, never quantised.
 HEAD_MODULES = ("staq_embedding", "space_decoder")
 
+WITHOUT_LAYOUT = (
+    "The prompt holds images or videos but comes without `staq_layout`, so they would not be seen. Prepare it with one of "
+    "SpaceVLLM's templates (`template: spacevllm` and the like), not with the backbone's own processor."
+)
+BEHIND_A_CACHE = (
+    "There are images or videos behind what `past_key_values` holds, where they would not be seen. Give the whole "
+    "conversation without a cache, and its prompt in one piece."
+)
+
 
 def is_head(name: str) -> bool:
     """Whether a parameter or a module of this name, however wrapped, belongs to the queries or the space decoder."""
@@ -182,7 +191,10 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
             kwargs.update(language_inputs)
         elif is_prefill:
-            self._refuse_media(input_ids)
+            self._refuse_media(input_ids, WITHOUT_LAYOUT)
+        elif input_ids is not None and input_ids.shape[1] > 1:
+            # A single one has been generated, and to look at each would make the host wait for the device.
+            self._refuse_media(input_ids, BEHIND_A_CACHE)
 
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
@@ -219,14 +231,10 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
 
         return result
 
-    def _refuse_media(self, input_ids: torch.Tensor) -> None:
+    def _refuse_media(self, input_ids: torch.Tensor, why: str) -> None:
         ids = torch.tensor([*self.visual_token_ids, self.config.staq_token_id], device=input_ids.device)
         if torch.isin(input_ids, ids).any():
-            raise ValueError(
-                "The prompt holds images or videos but comes without `staq_layout`, so they would not be seen. Prepare "
-                "it with one of SpaceVLLM's templates (`template: spacevllm` and the like), not with the backbone's own "
-                "processor."
-            )
+            raise ValueError(why)
 
     def _decode_boxes(
         self,
