@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import defaultdict
+from contextvars import ContextVar
 from functools import wraps
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,8 @@ from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
 from .columns import ALIGNED, Typed, tokenised
-from .converter import COLUMN
+from .converter import COLUMN, FORMATTING
+from .lines import load_lines
 from .template import is_ours
 
 
@@ -21,6 +23,9 @@ NO_CUTOFF = 2**30
 IGNORED = -100  # label of a token that teaches nothing
 PROMPT_OPTIONS = ("frame_sampling", "instruction_first", "frame_tokens")
 NAMED_ROWS = 50
+
+# LLaMA-Factory's `load_dataset` is not told what it loads.
+_formatting: ContextVar[str | None] = ContextVar("formatting of the data set that is being loaded", default=None)
 
 
 class BadRowsError(ValueError):
@@ -171,14 +176,31 @@ def install(module: ModuleType) -> None:
     class GroundingUnsupervisedProcessor(GroundingEncoding, module.UnsupervisedDatasetProcessor):
         pass
 
+    load_single_dataset = module._load_single_dataset
+    load_dataset = module.load_dataset
     align_dataset = module.align_dataset
     get_dataset_processor = module._get_dataset_processor
     get_preprocessed_dataset = module._get_preprocessed_dataset
     get_dataset = module.get_dataset
 
+    @wraps(load_single_dataset)
+    def _load_single_dataset(dataset_attr, model_args, data_args, training_args):
+        token = _formatting.set(dataset_attr.formatting)
+        try:
+            return load_single_dataset(dataset_attr, model_args, data_args, training_args)
+        finally:
+            _formatting.reset(token)
+
+    @wraps(load_dataset)
+    def _load_dataset(path, data_files=None, **kwargs):
+        if _formatting.get() == FORMATTING and data_files and all(file.endswith(".jsonl") for file in data_files):
+            return load_lines(data_files, kwargs["split"], kwargs["cache_dir"], kwargs["num_proc"])
+
+        return load_dataset(path, data_files=data_files, **kwargs)
+
     @wraps(align_dataset)
     def _align_dataset(dataset, dataset_attr, data_args, training_args):
-        if dataset_attr.formatting == "spacevllm":
+        if dataset_attr.formatting == FORMATTING:
             dataset = Typed(dataset, ALIGNED)
 
         return align_dataset(dataset, dataset_attr, data_args, training_args)
@@ -221,6 +243,8 @@ def install(module: ModuleType) -> None:
 
         return found
 
+    module._load_single_dataset = _load_single_dataset
+    module.load_dataset = _load_dataset
     module.align_dataset = _align_dataset
     module._get_dataset_processor = _get_dataset_processor
     module._get_preprocessed_dataset = _get_preprocessed_dataset
