@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import pytest
 from conftest import changed
 from runs import write_data
 

@@ -41,6 +41,7 @@ def tokenised(aligned: Features) -> Features:
             "box_targets": Sequence(Value("float32")),
             "annotation": Value("string"),
             "error": Value("string"),
+            "option": Value("string"),
         }
     )
 

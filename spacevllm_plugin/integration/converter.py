@@ -51,7 +51,7 @@ def install(module: ModuleType) -> None:
             folders = self._media_folders()
             images = [locate(image, folders) for image in row.images or []]
             videos = [video_source(row, i, folders) for i in range(len(row.videos or []))]
-            payload = {"row": json.loads(dump_row(row))}
+            payload = {"row": json.loads(dump_row(row)), "where": f"{where} (id {row.id})"}
             return self._output(messages[:-1], messages[-1:], system, images or None, videos or None, payload)
 
         def _media_folders(self) -> list[str]:

@@ -77,6 +77,7 @@ def install(module: ModuleType) -> None:
 
         processor.spacevllm_grounding = GroundingOptions.of(model_args)
         processor.spacevllm_bad_media = model_args.bad_media
+        processor.spacevllm_on_mismatch = model_args.on_mismatch
         processor.spacevllm_frame_cache = (
             FrameCache.create(model_args.frame_cache_dir, model_args.frame_cache_gb)
             if model_args.frame_cache_dir
