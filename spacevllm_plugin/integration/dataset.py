@@ -16,6 +16,7 @@ from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
 from .bad_rows import BadRowsError, Examination, repeated_ids
+from .cache import converting, tokenising, tokenizer_state
 from .columns import ALIGNED, Typed, tokenised
 from .converter import COLUMN, FORMATTING
 from .lines import load_lines
@@ -214,7 +215,8 @@ def install(module: ModuleType) -> None:
     @wraps(align_dataset)
     def _align_dataset(dataset, dataset_attr, data_args, training_args):
         if dataset_attr.formatting == FORMATTING:
-            dataset = Typed(dataset, ALIGNED)
+            caching = {} if data_args.streaming else converting(dataset, dataset_attr, data_args, training_args)
+            dataset = Typed(dataset, ALIGNED, caching)
 
         return align_dataset(dataset, dataset_attr, data_args, training_args)
 
@@ -237,9 +239,14 @@ def install(module: ModuleType) -> None:
         dataset, data_args, training_args, stage, template, tokenizer, processor=None, is_eval=False
     ):
         if dataset is not None and is_ours(template):
-            # A row's verdict depends on its media, which the cache of the datasets library does not look at.
-            data_args.overwrite_cache = True
-            dataset = Typed(dataset, tokenised(dataset.features))
+            parts = {
+                "settings": token_settings(template, tokenizer, processor),
+                "tokenizer": tokenizer_state(tokenizer, processor),
+                "generate": training_args.predict_with_generate and is_eval,
+                "checked": processor.spacevllm_on_mismatch != "trust",
+            }
+            caching = tokenising(dataset, data_args, training_args, parts)
+            dataset = Typed(dataset, tokenised(dataset.features), caching)
 
         dataset = get_preprocessed_dataset(
             dataset, data_args, training_args, stage, template, tokenizer, processor, is_eval
