@@ -68,6 +68,18 @@ def model_and_batch(run: dict, rows: int) -> tuple[torch.nn.Module, dict[str, to
     return model, collator([sets["train_dataset"][i] for i in range(rows)])
 
 
+def tokenise(model: Path, data: Path, out: Path, **overrides) -> dict:
+    """What LLaMA-Factory's `get_dataset` makes of a data set before a training run."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    model_args, data_args, training_args, *_ = get_train_args(arguments(model, data, out, **overrides))
+    parts = load_tokenizer(model_args)
+    template = get_template_and_fix_tokenizer(parts["tokenizer"], data_args)
+    return get_dataset(template, model_args, data_args, training_args, stage="sft", **parts)
+
+
 def command(*args: str, env: dict | None = None, check: bool = True) -> subprocess.CompletedProcess:
     """Run a command of the environment, for instance `llamafactory-cli` or `torchrun`."""
     executable = Path(sys.executable).with_name(args[0])

@@ -1,10 +1,11 @@
 """Bad input: one clear line, nothing lost."""
 
+import json
 import math
 
 import conftest
 import pytest
-from runs import train, write_data
+from runs import tokenise, train, write_data
 
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
@@ -33,54 +34,117 @@ def changed(row: dict, new_id: str, **changes) -> dict:
 
 
 def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:
-    """id -> (a bad row, what its message must say)."""
+    """id -> (a bad row, what its message must say): one of each kind."""
     (folder / "videos" / "garbage.mp4").write_bytes(b"this is no video" * 100)
     (folder / "videos" / "empty.mp4").write_bytes(b"")
-    width = row["media"]["width"]
-    frames = row["target"]["frames"]
+    media, frames = row["media"], row["target"]["frames"]
+    conftest.write_video(
+        folder / "videos" / "wide.mp4", media["num_frames"], width=64, height=48, fps=int(media["fps"])
+    )
+    reply = row["messages"][1]
     cases = {
         "missing": ({"videos": ["videos/nowhere.mp4"]}, "nowhere.mp4"),
         "garbage": ({"videos": ["videos/garbage.mp4"]}, "garbage.mp4"),
         "empty": ({"videos": ["videos/empty.mp4"]}, "empty.mp4"),
+        "field": ({"qury": "x"}, "qury: Extra inputs"),
         "outside": ({"target__span_frames": [4, 99]}, "outside the video"),
         "reversed": ({"target__span_frames": [6, 4]}, "empty or reversed"),
-        "box-outside": ({"target__boxes": [[0, 0, width + 9, 5]] * len(frames)}, "leaves the"),
+        "box-outside": ({"target__boxes": [[0, 0, media["width"] + 9, 5]] * len(frames)}, "leaves the"),
         "box-empty": ({"target__boxes": [[5, 5, 5, 5]] * len(frames)}, "empty or reversed"),
         "no-tag": ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "<video>"),
+        "turns": ({"messages": [*row["messages"], reply]}, "in turn"),
+        "long": ({"messages": [row["messages"][0], {**reply, "content": "word " * 3000}]}, "needs `cutoff_len` of at"),
     }
-    return {name: (changed(row, name, **changes), says) for name, (changes, says) in cases.items()}
+    return {name: (changed(row, name, **changes), says) for name, (changes, says) in (cases | MISFITS).items()}
+
+
+# Rows of 12 frames, 2 a second, of 48 x 48 pixels that say something else; each would train.
+MISFITS = {
+    "fps": ({"media__fps": 4.0}, "media-fps: media says 4 frames a second, but the file has 2: 3.00 s apart"),
+    "frames": ({"media__num_frames": 15}, "media-frames: media says 15 frames, but the file has 12"),
+    "size": ({"media__width": 96, "media__height": 96}, "media-size: media says 96x96 pixels, but the file has 48x48"),
+    "turned": (
+        {"videos": ["videos/wide.mp4"], "media__width": 48, "media__height": 64},
+        "media-size: media says 48x64 pixels, but the file has 64x48 (sizes are those of the picture as displayed)",
+    ),
+    "seconds": ({"target__span_seconds": [0.0, 99.0]}, "span-seconds: span_seconds [0.0, 99.0] are not those of"),
+}
+
+
+def write_bad_data(folder, rows) -> dict[str, str]:
+    """A training set and an evaluation set with one of each bad row; what must be said of each, by where it is."""
+    bad = bad_rows(folder, rows[0])
+    twin, lost = changed(rows[1], rows[0]["id"]), changed(rows[0], "lost", videos=["videos/lost.mp4"])
+    held = "".join(json.dumps(row) + "\n" for row in (*rows, twin, lost))
+    (folder / "held.jsonl").write_text(held)
+    write_data(
+        folder,
+        [rows[0], *(row for row, _ in bad.values()), *rows[1:], rows[0]],
+        held={"file_name": "held.jsonl", "formatting": "spacevllm"},
+    )
+    with open(folder / "rows.jsonl", "a") as file:
+        file.write('{"id": "cut')
+
+    number = len(bad) + len(rows) + 2
+    says = {f"id {name}": text for name, (_, text) in bad.items()}
+    return says | {
+        f"rows.jsonl:{number}": "Invalid JSON",
+        f"id {rows[0]['id']}": "an earlier evaluation row has the same id",
+        "id lost": "lost.mp4",
+    }
 
 
 def test_every_bad_row_is_named_before_the_first_step(base, good, tmp_path):
+    """Those of all data sets at once; the id of a training row may come again, it is used for nothing."""
     folder, rows = good
-    bad = bad_rows(folder, rows[0])
-    write_data(folder, [rows[0], *(row for row, _ in bad.values()), rows[1]])
+    says = write_bad_data(folder, rows)
     with pytest.raises(BadRowsError) as error:
-        train(base, folder, tmp_path / "out", dataset="rows", max_steps=1)
+        train(base, folder, tmp_path / "out", dataset="rows", eval_dataset="held", do_eval=True, max_steps=1)
 
     lines = str(error.value).splitlines()
-    assert lines[0].startswith(f"{len(bad)} of {len(bad) + 2} rows")
-    for name, (_, says) in bad.items():
-        (line,) = [line for line in lines if f"id {name}" in line]
-        assert says in line
+    assert lines[0] == f"{len(says) - 2} of {len(says) - 2 + len(rows) + 1} rows cannot be used:"
+    assert f"2 of {len(rows) + 2} evaluation rows cannot be used:" in lines
+    for where, text in says.items():
+        (line,) = [line for line in lines if f"{where}:" in line or f"{where})" in line]
+        assert text in line
 
-    assert "bad_media: skip" in lines[-1]
+    assert "`on_mismatch: skip`" in lines[-2] and "`bad_media: skip`" in lines[-1]
 
 
-def test_bad_rows_are_left_out_on_request(base, good, tmp_path, capsys):
+def test_bad_rows_are_left_out_on_request(base, good, tmp_path, caplog):
     folder, rows = good
-    bad = bad_rows(folder, rows[0])
-    write_data(folder, [*rows, *(row for row, _ in bad.values())])
-    log = train(
-        base,
-        folder,
-        tmp_path / "out",
-        dataset="rows",
-        num_train_epochs=1,
-        per_device_train_batch_size=1,
-        bad_media="skip",
-    )
-    assert max(entry["step"] for entry in log) == len(rows)
+    write_bad_data(folder, rows)
+    common = {"dataset": "rows", "eval_dataset": "held", "bad_media": "skip"}
+    with pytest.raises(BadRowsError) as error:
+        tokenise(base, folder, tmp_path / "out", **common)
+
+    assert str(error.value).startswith(f"{len(MISFITS)} of ") and "bad_media" not in str(error.value)
+    found = tokenise(base, folder, tmp_path / "out", **common, on_mismatch="skip")
+    assert [json.loads(row)["id"] for row in found["train_dataset"]["annotation"]] == [
+        row["id"] for row in (*rows, rows[0])
+    ]
+    assert [json.loads(row)["id"] for row in found["eval_dataset"]["annotation"]] == [row["id"] for row in rows]
+    assert "They are left out (`bad_media: skip`, `on_mismatch: skip`)" in caplog.text
+
+
+def test_rows_that_do_not_fit_their_files_may_be_trusted(base, good, tmp_path):
+    folder, rows = good
+    misfits = [changed(rows[0], name, **changes) for name, (changes, _) in MISFITS.items()]
+    write_data(folder, misfits)
+    found = tokenise(base, folder, tmp_path / "out", dataset="rows", on_mismatch="trust")
+    assert len(found["train_dataset"]) == len(misfits)
+
+
+def test_ids_may_repeat_where_nothing_is_grounded(base, good, tmp_path):
+    folder, rows = good
+    write_data(folder, [rows[0], rows[0]])
+    common = {"dataset": "rows", "eval_dataset": "rows", "tokenized_path": str(tmp_path / "tokenised")}
+    found = tokenise(base, folder, tmp_path / "out", **common, grounding_metrics=False)
+    assert len(found["eval_dataset"]) == 2
+    with pytest.raises(
+        ValueError, match="evaluation rows at `tokenized_path.* an earlier evaluation row has the same"
+    ):
+        tokenise(base, folder, tmp_path / "out", **common)
 
 
 def test_nan_box_is_named():

@@ -13,7 +13,8 @@ from conftest import changed, write_image, write_video
 
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.check.library import CRASHED, Library
-from spacevllm_plugin.data.check.media import Facts, Fault, Job
+from spacevllm_plugin.data.check.media import Fault, Job
+from spacevllm_plugin.data.facts import Facts
 from spacevllm_plugin.data.jsonl import replaced
 from spacevllm_plugin.data.schema import read_rows
 

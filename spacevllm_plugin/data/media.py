@@ -1,11 +1,17 @@
-"""Where a row's media lie, on the disk and in its prompt."""
+"""Where a row's media lie, on the disk and in its prompt, and whether they have changed."""
 
+import hashlib
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from .schema import MEDIA_TAG, AnnotationRow
-from .video import VideoRef
+from .video import MediaError, VideoRef, frame_files, identity
+
+
+STATS_AT_ONCE = 16  # on a network's file system each takes its time
 
 
 def locate(path: str, folders: list[str]) -> str:
@@ -32,3 +38,29 @@ def in_order(messages: Iterable[dict[str, str]], images: Iterable[Any], videos: 
     by_tag = {"<image>": iter(images), "<video>": iter(videos)}
     tags = MEDIA_TAG.findall("".join(message["content"] for message in messages))
     return [next(by_tag[tag]) for tag in tags]
+
+
+def media_digest(images: Iterable[str], videos: Iterable[str]) -> str:
+    """A digest of the paths, times of change and sizes of media, and of what is missing; nothing is opened.
+
+    Args:
+        images: Paths.
+        videos: Paths or encoded `VideoRef`s; clips of one video are one medium.
+    """
+    refs = {VideoRef(frames=(image,)) for image in images}
+    refs |= {replace(VideoRef.parse(video), clip=None, fps=None) for video in videos}
+    ordered = sorted(refs, key=VideoRef.encode)
+    shares = [ordered[start::STATS_AT_ONCE] for start in range(STATS_AT_ONCE)]
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(STATS_AT_ONCE) as pool:
+        for states in pool.map(lambda share: [_state(ref) for ref in share], shares):
+            digest.update(repr(states).encode())
+
+    return digest.hexdigest()
+
+
+def _state(ref: VideoRef) -> list[tuple[str, int, int]] | str:
+    try:
+        return [identity(file) for file in frame_files(ref) or [ref.path]]
+    except MediaError as err:
+        return str(err)

@@ -41,20 +41,27 @@ def tokenised(aligned: Features) -> Features:
             "box_targets": Sequence(Value("float32")),
             "annotation": Value("string"),
             "error": Value("string"),
+            "option": Value("string"),
         }
     )
 
 
 class Typed:
-    """A data set whose next `map` writes the given columns, whatever its first rows look like."""
+    """A data set whose next `map` writes the given columns, whatever its first rows look like.
 
-    def __init__(self, dataset: Any, features: Features) -> None:
+    Args:
+        dataset: Of the datasets library.
+        features: Types of the columns.
+        options: Further arguments of that `map`, instead of the caller's.
+    """
+
+    def __init__(self, dataset: Any, features: Features, options: dict[str, Any]) -> None:
         self._dataset = dataset
-        self._features = features
+        self._options = {"features": features, **options}
 
     def __iter__(self) -> Any:
         return iter(self._dataset)
 
     def map(self, *args: Any, **kwargs: Any) -> Any:
         """As `datasets.Dataset.map`."""
-        return self._dataset.map(*args, features=self._features, **kwargs)
+        return self._dataset.map(*args, **{**kwargs, **self._options})

@@ -28,6 +28,9 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
     "llamafactory.data.template": {"register_template": None, "Template": None},
     "llamafactory.data.converter": {"register_dataset_converter": ["name", "dataset_converter"]},
     "llamafactory.data.loader": {
+        "_load_single_dataset": ["dataset_attr", "model_args", "data_args", "training_args"],
+        "load_dataset": None,
+        "split_dataset": None,
         "align_dataset": None,
         "_get_dataset_processor": ["data_args", "stage", "template", "tokenizer", "processor", "do_generate"],
         "_get_preprocessed_dataset": [

@@ -8,8 +8,10 @@ from typing import Any
 
 from ..data.media import locate, video_source
 from ..data.schema import RowError, dump_row, parse_row, split_turns
+from .lines import FILE, NUMBER, TEXT
 
 
+FORMATTING = "spacevllm"
 # A JSON string survives Arrow and `concatenate_datasets` whatever the other data sets of a mixture look like.
 COLUMN = "_spacevllm"
 
@@ -30,22 +32,26 @@ def install(module: ModuleType) -> None:
         """Annotation rows; a bad one is carried on with its error, so that all of them can be named at once."""
 
         def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
-            example = without_nulls(dict(example))
+            if TEXT in example:
+                where, data = f"{example[FILE]}:{example[NUMBER]}", example[TEXT]
+            else:
+                where, data = str(self.dataset_attr), without_nulls(dict(example))
+
             try:
-                row = parse_row(example, where=str(self.dataset_attr))
+                row = parse_row(data, where=where)
             except RowError as err:
                 return self._output([], [], payload={"error": str(err)})
 
             try:
                 system, turns = split_turns(row.messages)
             except RowError as err:
-                return self._output([], [], payload={"error": f"{self.dataset_attr} (id {row.id}): {err}"})
+                return self._output([], [], payload={"error": f"{where} (id {row.id}): {err}"})
 
             messages = [turn.model_dump() for turn in turns]
             folders = self._media_folders()
             images = [locate(image, folders) for image in row.images or []]
             videos = [video_source(row, i, folders) for i in range(len(row.videos or []))]
-            payload = {"row": json.loads(dump_row(row))}
+            payload = {"row": json.loads(dump_row(row)), "where": f"{where} (id {row.id})"}
             return self._output(messages[:-1], messages[-1:], system, images or None, videos or None, payload)
 
         def _media_folders(self) -> list[str]:
@@ -70,4 +76,4 @@ def install(module: ModuleType) -> None:
                 COLUMN: json.dumps(payload, ensure_ascii=False),
             }
 
-    module.register_dataset_converter("spacevllm", SpaceVLLMDatasetConverter)
+    module.register_dataset_converter(FORMATTING, SpaceVLLMDatasetConverter)

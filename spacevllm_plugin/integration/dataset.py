@@ -3,16 +3,22 @@
 import copy
 import json
 from collections import defaultdict
+from contextvars import ContextVar
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..data.facts import Facts
+from ..data.rules import MismatchError, check_fit
 from ..data.schema import MEDIA_TAG, AnnotationRow, RowError
 from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
+from .bad_rows import BadRowsError, Examination, repeated_ids
+from .cache import converting, tokenising, tokenizer_state
 from .columns import ALIGNED, Typed, tokenised
-from .converter import COLUMN
+from .converter import COLUMN, FORMATTING
+from .lines import load_lines
 from .options import RunOptions
 from .template import is_ours
 
@@ -20,29 +26,35 @@ from .template import is_ours
 NO_CUTOFF = 2**30
 IGNORED = -100  # label of a token that teaches nothing
 PROMPT_OPTIONS = ("frame_sampling", "instruction_first", "frame_tokens")
-NAMED_ROWS = 50
 
-
-class BadRowsError(ValueError):
-    """Rows that cannot be used; the message names them."""
+_examination: ContextVar[Examination | None] = ContextVar("examination of a run's data sets", default=None)
+# LLaMA-Factory's `load_dataset` is not told what it loads.
+_formatting: ContextVar[str | None] = ContextVar("formatting of the data set that is being loaded", default=None)
 
 
 class GroundingEncoding:
     """Mixed into LLaMA-Factory's dataset processors: one row in, one row out, with a target or an error."""
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Tokenise; adds the columns `box_targets` (four numbers for each query), `annotation` and `error`."""
+        """Tokenise.
+
+        Adds the columns `box_targets` (four numbers for each query), `annotation`, `error` and `option`, which decides
+        about a row with an error.
+        """
         outputs = defaultdict(list)
         for i in range(len(examples["_prompt"])):
             example = {name: values[i] for name, values in examples.items()}
             payload = json.loads(example.get(COLUMN) or "{}")
-            encoded = {"input_ids": [], "labels": [], "box_targets": [], "error": payload.get("error")}
+            encoded = {"input_ids": [], "labels": [], "box_targets": []}
+            encoded.update(error=payload.get("error"), option="bad_media")
             if encoded["error"] is None:
-                row_id = payload.get("row", {}).get("id", f"row {i} of a batch without ids")
+                where = payload.get("where", f"row {i} of a batch without ids")
                 try:
                     encoded.update(self._encode(example, payload.get("row")))
+                except MismatchError as err:
+                    encoded.update(error=f"{where}: {err.kind}: {err}", option="on_mismatch")
                 except (MediaError, RowError, BadRowsError) as err:
-                    encoded["error"] = f"id {row_id}: {err}"
+                    encoded["error"] = f"{where}: {err}"
 
             outputs["input_ids"].append(encoded["input_ids"])
             outputs["attention_mask"].append([1] * len(encoded["input_ids"]))
@@ -53,6 +65,7 @@ class GroundingEncoding:
             outputs["box_targets"].append(encoded["box_targets"])
             outputs["annotation"].append(json.dumps(payload["row"]) if "row" in payload else None)
             outputs["error"].append(encoded["error"])
+            outputs["option"].append(encoded["option"])
 
         return outputs
 
@@ -87,10 +100,13 @@ class GroundingEncoding:
         plugin = self.template.mm_plugin
         silent = {*self.tokenizer.convert_tokens_to_ids([STAQ_TOKEN, plugin.image_token, plugin.video_token])}
         labels = [IGNORED if label in silent else label for label in labels]
-        _, video_plans = plugin.prompter(processor).plan([], videos)
         annotation = AnnotationRow.model_validate(row) if row is not None else None
+        image_plans, video_plans = plugin.prompter(processor).plan(images if annotation else [], videos)
         if video_plans and annotation is not None:
             check_span(annotation, video_plans[0].timeline.num_frames)
+
+        if annotation is not None and RunOptions.on(processor).training.on_mismatch != "trust":
+            check_fit(annotation, _facts(annotation, image_plans, video_plans))
 
         image_targets, tubes = query_targets(annotation, len(images), video_plans)
         box_targets = self._in_order(example, image_targets, tubes)
@@ -108,31 +124,21 @@ class GroundingEncoding:
         return [value for box in boxes for value in box]
 
 
+def _facts(row: AnnotationRow, images: list, videos: list) -> Facts | None:
+    """What the plans say of the medium that a row's `media` and `target` belong to."""
+    if videos and row.task != "rec":
+        plan = videos[0]
+        moments = row.target.span_frames or () if row.target else ()
+        return Facts.of_video(plan.ref, plan.width, plan.height, plan.timeline, moments)
+
+    return Facts(images[0].width, images[0].height) if images else None
+
+
 def replace_cutoff(data_args: Any, cutoff_len: int) -> Any:
     """A copy of LLaMA-Factory's data arguments with another `cutoff_len`."""
     data_args = copy.copy(data_args)
     data_args.cutoff_len = cutoff_len
     return data_args
-
-
-def drop_bad_rows(dataset: Any, policy: str, logger: Any) -> Any:
-    """Stop at, or leave out, the rows that carry an error.
-
-    Raises:
-        BadRowsError: With `policy="stop"`, naming the bad rows.
-    """
-    errors = [error for error in dataset["error"] if error is not None]
-    if errors:
-        named = "\n".join(f"  {error}" for error in errors[:NAMED_ROWS])
-        more = f"\n  … and {len(errors) - NAMED_ROWS} more" if len(errors) > NAMED_ROWS else ""
-        summary = f"{len(errors)} of {len(dataset)} rows cannot be used:\n{named}{more}"
-        if policy == "stop":
-            raise BadRowsError(f"{summary}\nMend or remove them, or set `bad_media: skip` to leave them out.")
-
-        logger.warning_rank0(f"{summary}\nThey are left out (`bad_media: skip`).")
-        dataset = dataset.select([i for i, error in enumerate(dataset["error"]) if error is None])
-
-    return dataset.remove_columns("error")
 
 
 def token_settings(template: Any, tokenizer: Any, processor: Any) -> dict[str, Any]:
@@ -163,6 +169,18 @@ def check_settings(dataset: Any, settings: dict[str, Any], path: str) -> None:
         )
 
 
+def grounds_rows(processor: Any, training_args: Any) -> bool:
+    """Whether the evaluation rows will be grounded, and so told apart by their ids."""
+    return RunOptions.on(processor).training.grounding_metrics or training_args.predict_with_generate
+
+
+def check_ids(dataset: Any, path: str) -> None:
+    """Raise `ValueError` if an evaluation set at `tokenized_path` would end training at its first evaluation."""
+    errors = repeated_ids(dataset)
+    if errors:
+        raise ValueError(f"The evaluation rows at `tokenized_path: {path}`: {next(iter(errors.values()))}.")
+
+
 def install(module: ModuleType) -> None:
     """Choose our processors when the template is ours."""
 
@@ -172,17 +190,42 @@ def install(module: ModuleType) -> None:
     class GroundingUnsupervisedProcessor(GroundingEncoding, module.UnsupervisedDatasetProcessor):
         pass
 
+    load_single_dataset = module._load_single_dataset
+    load_dataset = module.load_dataset
     align_dataset = module.align_dataset
+    split_dataset = module.split_dataset
     get_dataset_processor = module._get_dataset_processor
     get_preprocessed_dataset = module._get_preprocessed_dataset
     get_dataset = module.get_dataset
 
+    @wraps(load_single_dataset)
+    def _load_single_dataset(dataset_attr, model_args, data_args, training_args):
+        token = _formatting.set(dataset_attr.formatting)
+        try:
+            return load_single_dataset(dataset_attr, model_args, data_args, training_args)
+        finally:
+            _formatting.reset(token)
+
+    @wraps(load_dataset)
+    def _load_dataset(path, data_files=None, **kwargs):
+        if _formatting.get() == FORMATTING and data_files and all(file.endswith(".jsonl") for file in data_files):
+            return load_lines(data_files, kwargs["split"], kwargs["cache_dir"], kwargs["num_proc"])
+
+        return load_dataset(path, data_files=data_files, **kwargs)
+
     @wraps(align_dataset)
     def _align_dataset(dataset, dataset_attr, data_args, training_args):
-        if dataset_attr.formatting == "spacevllm":
-            dataset = Typed(dataset, ALIGNED)
+        if dataset_attr.formatting == FORMATTING:
+            caching = {} if data_args.streaming else converting(dataset, dataset_attr, data_args, training_args)
+            dataset = Typed(dataset, ALIGNED, caching)
 
         return align_dataset(dataset, dataset_attr, data_args, training_args)
+
+    @wraps(split_dataset)
+    def _split_dataset(*args, **kwargs):
+        train, evaluation = split_dataset(*args, **kwargs)
+        _examination.set(Examination(len(train) + len(evaluation)))
+        return train, evaluation
 
     @wraps(get_dataset_processor)
     def _get_dataset_processor(data_args, stage, template, tokenizer, processor, do_generate=False):
@@ -197,9 +240,14 @@ def install(module: ModuleType) -> None:
         dataset, data_args, training_args, stage, template, tokenizer, processor=None, is_eval=False
     ):
         if dataset is not None and is_ours(template):
-            # A row's verdict depends on its media, which the cache of the datasets library does not look at.
-            data_args.overwrite_cache = True
-            dataset = Typed(dataset, tokenised(dataset.features))
+            parts = {
+                "settings": token_settings(template, tokenizer, processor),
+                "tokenizer": tokenizer_state(tokenizer, processor),
+                "generate": training_args.predict_with_generate and is_eval,
+                "checked": RunOptions.on(processor).training.on_mismatch != "trust",
+            }
+            caching = tokenising(dataset, data_args, training_args, parts)
+            dataset = Typed(dataset, tokenised(dataset.features), caching)
 
         dataset = get_preprocessed_dataset(
             dataset, data_args, training_args, stage, template, tokenizer, processor, is_eval
@@ -207,7 +255,11 @@ def install(module: ModuleType) -> None:
         if dataset is None or not is_ours(template):
             return dataset
 
-        dataset = drop_bad_rows(dataset, RunOptions.on(processor).training.bad_media, module.logger)
+        options = RunOptions.on(processor).training
+        policies = {"bad_media": options.bad_media, "on_mismatch": options.on_mismatch}
+        unique_ids = is_eval and grounds_rows(processor, training_args)
+        examination = _examination.get() or Examination()
+        dataset = examination.sort_out(dataset, policies, is_eval, unique_ids, module.logger)
         dataset.info.description = json.dumps(token_settings(template, tokenizer, processor))
         return dataset
 
@@ -216,13 +268,18 @@ def install(module: ModuleType) -> None:
         found = get_dataset(template, model_args, data_args, training_args, stage, tokenizer, processor)
         if is_ours(template) and data_args.tokenized_path is not None:
             settings = token_settings(template, tokenizer, processor)
-            for datasets in found.values():
+            for name, datasets in found.items():
                 for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
                     check_settings(dataset, settings, data_args.tokenized_path)
+                    if name == "eval_dataset" and grounds_rows(processor, training_args):
+                        check_ids(dataset, data_args.tokenized_path)
 
         return found
 
+    module._load_single_dataset = _load_single_dataset
+    module.load_dataset = _load_dataset
     module.align_dataset = _align_dataset
+    module.split_dataset = _split_dataset
     module._get_dataset_processor = _get_dataset_processor
     module._get_preprocessed_dataset = _get_preprocessed_dataset
     module.get_dataset = _get_dataset

@@ -21,8 +21,19 @@ class TrainingOptions:
         default="stop",
         metadata={
             "help": (
-                "What unusable rows do (media missing or broken, targets outside the video, too long for `cutoff_len`): "
-                "stop before the first step and name them all, or be left out and counted."
+                "What unusable rows do (not in the format, media missing or broken, targets outside the video, too long "
+                "for `cutoff_len`, evaluation rows with the id of another one): stop before the first step and name "
+                "them all, or be left out and counted."
+            )
+        },
+    )
+    on_mismatch: Literal["stop", "skip", "trust"] = field(
+        default="stop",
+        metadata={
+            "help": (
+                "What rows do that say something else of their media than the files do (size, rotation, frame rate, "
+                "number of frames, seconds of the span; the rules of `spacevllm-cli check`): stop before the first step "
+                "and name them all, be left out and counted, or be trusted."
             )
         },
     )

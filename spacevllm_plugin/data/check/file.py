@@ -12,15 +12,16 @@ from typing import IO
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from ..facts import Facts
 from ..jsonl import replaced
 from ..media import locate, video_source
+from ..rules import first_error
 from ..schema import RowError, RowFields, parse_row
 from ..video import VideoRef
 from .library import Library
-from .media import Facts, Fault, Job, Reading
+from .media import Fault, Job, Reading
 from .repairs import repair
 from .report import Problem, Report
-from .rules import first_error
 
 
 ROWS_AT_ONCE = 512

@@ -10,8 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
+from ..facts import Facts
 from ..schema import RowError
-from .media import Facts, Fault, Identity, Job, examine, identity
+from .media import Fault, Identity, Job, examine, identity
 
 
 CRASHED = "the process that read it died"

@@ -1,9 +1,9 @@
 """What one media file holds, found out in a worker process."""
 
 import os
-from dataclasses import asdict, astuple, dataclass, replace
-from typing import Any
+from dataclasses import astuple, dataclass, replace
 
+from ..facts import Facts, has_clock
 from ..plan import Preprocessing, image_size, open_image, plan_video
 from ..timeline import FrameSampling
 from ..video import MediaError, VideoRef, frame_files, probe, read
@@ -42,51 +42,6 @@ class Job:
             how += ["decoded", *(map(str, astuple(self.reading)) if self.is_video else ())]
 
         return f"{','.join(how)}|{self.source}"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a medium holds.
-
-    Attributes:
-        width: Pixels, as displayed.
-        height: Pixels, as displayed.
-        num_frames: Native frames; None for an image.
-        fps: Native frames per second; None for an image and for frame images, which have no clock of their own.
-        seconds: Times of the frames asked for and of the end, where the frame rate varies; else None.
-    """
-
-    width: int
-    height: int
-    num_frames: int | None = None
-    fps: float | None = None
-    seconds: dict[int, float] | None = None
-
-    @property
-    def duration(self) -> float | None:
-        """Seconds of the file; None without a clock."""
-        if self.seconds is not None:
-            return self.seconds[self.num_frames]
-
-        return self.num_frames / self.fps if self.fps else None
-
-    def know(self, moments: frozenset[int]) -> bool:
-        """Whether the times asked for are all here."""
-        return self.seconds is None or self._inside(moments) <= self.seconds.keys()
-
-    def _inside(self, moments: frozenset[int]) -> set[int]:
-        return {frame for frame in moments if 0 <= frame <= self.num_frames}
-
-    def to_json(self) -> dict[str, Any]:
-        """For the memory of finished files; `from_json` reads it."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Facts":
-        """The inverse of `to_json`."""
-        seconds = data.get("seconds")
-        times = None if seconds is None else {int(frame): time for frame, time in seconds.items()}
-        return cls(**{**data, "seconds": times})
 
 
 @dataclass(frozen=True)
@@ -141,9 +96,8 @@ def examine(job: Job) -> tuple[Identity, Facts] | Fault:
 
 def _video_facts(job: Job) -> Facts:
     ref = VideoRef.parse(job.source)
-    own_clock = frame_files(ref) is None
     # Frame images need some clock to be opened; theirs is the row's.
-    info = probe(ref if own_clock or ref.fps else replace(ref, fps=1.0))
+    info = probe(ref if has_clock(ref) or ref.fps else replace(ref, fps=1.0))
     timeline, reading = info.timeline, job.reading
     if reading is not None:
         options = Preprocessing(video_maxlen=reading.maxlen, video_fps=reading.fps)
@@ -152,12 +106,7 @@ def _video_facts(job: Job) -> Facts:
             groups = plan_video(ref, options, reading.sampling, temporal_patch_size=1).groups
             read(ref, [frame for group in groups for frame in group])
 
-    facts = Facts(info.width, info.height, timeline.num_frames, timeline.fps if own_clock else None)
-    if timeline.timestamps is None:
-        return facts
-
-    inside = {frame for frame in job.moments if 0 <= frame <= timeline.num_frames} | {timeline.num_frames}
-    return replace(facts, seconds={frame: timeline.seconds(frame) for frame in sorted(inside)})
+    return Facts.of_video(ref, info.width, info.height, timeline, job.moments)
 
 
 def _image_facts(job: Job) -> Facts:

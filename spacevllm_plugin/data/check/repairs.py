@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+from ..facts import Facts
+from ..rules import Clock
 from ..schema import RowFields
 from ..span_parser import rewrite_span, says_span
 from ..tube import interpolate_boxes
-from .media import Facts
-from .rules import Clock
 
 
 # A box may leave the frame by this much of its side (or this many pixels) and still be one that was drawn too large;

@@ -2,6 +2,7 @@
 
 from .backends import BackendError
 from .images import frame_files
+from .index import identity
 from .reader import content_key, probe, read
 from .source import Frames, MediaError, VideoInfo, VideoRef
 
@@ -14,6 +15,7 @@ __all__ = [
     "VideoRef",
     "content_key",
     "frame_files",
+    "identity",
     "probe",
     "read",
 ]

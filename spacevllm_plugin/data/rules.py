@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from ..schema import AnnotationRow, Media, RowError, RowFields, parse_row, split_turns
-from ..span_parser import read_span, says_span
-from ..timeline import Timeline
-from .media import Facts
+from .facts import Facts
+from .schema import AnnotationRow, Media, RowError, RowFields, parse_row, split_turns
+from .span_parser import read_span, says_span
+from .timeline import Timeline
 
 
 # How far the clocks of annotation and file may drift apart over the file: a frame, or what an answer rounds away.
@@ -33,6 +33,10 @@ class Clock:
         return self.timeline.seconds(frame) if own is None else own
 
 
+class MismatchError(RowError):
+    """A row that says something else of its media file than the file does."""
+
+
 def first_error(row: RowFields, facts: Facts | None) -> RowError | None:
     """The first thing wrong with a row.
 
@@ -45,15 +49,8 @@ def first_error(row: RowFields, facts: Facts | None) -> RowError | None:
             row = parse_row(row.model_dump(exclude_none=True))
 
         split_turns(row.messages)
-        if facts is not None and row.media is not None:
-            _check_facts(row, facts)
-
+        check_fit(row, facts)
         if row.task in ("stvg", "vtg"):
-            if row.media is not None:
-                _check_seconds(row, Clock.of(row.media, facts))
-            elif facts is not None and facts.duration is not None:
-                _check_duration(row, facts.duration)
-
             _check_answer(row)
 
         if row.task == "stvg":
@@ -64,27 +61,49 @@ def first_error(row: RowFields, facts: Facts | None) -> RowError | None:
     return None
 
 
+def check_fit(row: AnnotationRow, facts: Facts | None) -> None:
+    """The rules that training keeps to as well: a row's `media` and seconds are those of its file.
+
+    Args:
+        row: Checked by its schema already.
+        facts: What the row's (first) medium holds; None where it cannot be used or there is none.
+
+    Raises:
+        MismatchError: They are not.
+    """
+    if facts is not None and row.media is not None:
+        _check_facts(row, facts)
+
+    if row.task in ("stvg", "vtg"):
+        if row.media is not None:
+            _check_seconds(row, Clock.of(row.media, facts))
+        elif facts is not None and facts.duration is not None:
+            _check_duration(row, facts.duration)
+
+
 def _check_facts(row: AnnotationRow, facts: Facts) -> None:
     media = row.media
-    if (media.width, media.height) != (facts.width, facts.height):
-        said, found = f"{media.width}x{media.height}", f"{facts.width}x{facts.height}"
-        raise RowError(f"media says {said} pixels, but the file has {found}", "media-size")
+    said_size, found_size = (media.width, media.height), (facts.width, facts.height)
+    if said_size != found_size:
+        said, found = ("x".join(map(str, size)) for size in (said_size, found_size))
+        turned = " (sizes are those of the picture as displayed)" if sorted(said_size) == sorted(found_size) else ""
+        raise MismatchError(f"media says {said} pixels, but the file has {found}{turned}", "media-size")
 
     count = facts.num_frames
     if count is None:
         return
 
     if media.clip is not None and media.clip[0] >= count:
-        raise RowError(f"clip {list(media.clip)} holds none of the file's {count} frames", "clip-outside")
+        raise MismatchError(f"clip {list(media.clip)} holds none of the file's {count} frames", "clip-outside")
 
     if media.fps and facts.fps:
         drift = abs(count / media.fps - count / facts.fps)
         if drift > max(DRIFT_SECONDS, 1 / facts.fps):
             reason = f"media says {media.fps:g} frames a second, but the file has {facts.fps:g}"
-            raise RowError(f"{reason}: {drift:.2f} s apart at its end", "media-fps")
+            raise MismatchError(f"{reason}: {drift:.2f} s apart at its end", "media-fps")
 
     if media.num_frames is not None and media.num_frames != count:
-        raise RowError(f"media says {media.num_frames} frames, but the file has {count}", "media-frames")
+        raise MismatchError(f"media says {media.num_frames} frames, but the file has {count}", "media-frames")
 
 
 def _check_seconds(row: AnnotationRow, clock: Clock) -> None:
@@ -97,7 +116,7 @@ def _check_seconds(row: AnnotationRow, clock: Clock) -> None:
 
     beyond = not apart[0] and span[1] == row.media.frame_range[1] and seconds[1] > clock.at(span[1])
     meant = [round(clock.at(frame), 2) for frame in span]
-    raise RowError(
+    raise MismatchError(
         f"span_seconds {list(seconds)} are not those of span_frames {list(span)}: {meant}",
         "span-beyond-end" if beyond else "span-seconds",
     )
@@ -108,7 +127,7 @@ def _check_duration(row: AnnotationRow, duration: float) -> None:
     start, end = row.target.span_seconds
     if end > duration + DRIFT_SECONDS:
         kind = "span-beyond-end" if start < duration else "span-outside"
-        raise RowError(f"span_seconds {[start, end]} of a video of {duration:.2f} s", kind)
+        raise MismatchError(f"span_seconds {[start, end]} of a video of {duration:.2f} s", kind)
 
 
 def _check_answer(row: AnnotationRow) -> None:
