@@ -145,7 +145,7 @@ def test_presence_is_read_at_three_quarters_of_the_depth_and_changes_no_box(make
     assert len(result.hidden_states) == 5 and len(result.presence) == len(result.boxes)
     states = result.hidden_states[3][batch["input_ids"] == model.config.staq_token_id]
     expected = model.space_decoder.presence(torch.nn.functional.rms_norm(states, states.shape[-1:]))[:, 0]
-    assert torch.allclose(result.presence, expected, atol=1e-5)
+    assert torch.equal(result.presence, expected)
     weights = model.loss_options
     parts = result.loss_lm + weights.presence_loss_weight * result.loss_presence
     parts += weights.space_loss_weight * (
@@ -155,6 +155,26 @@ def test_presence_is_read_at_three_quarters_of_the_depth_and_changes_no_box(make
     assert torch.equal(result.boxes, run(engine, collate(engine, [item])).boxes)
     _, sink = generate(engine, collate(engine, [item]))
     assert torch.allclose(sink[0], result.boxes, **CLOSE)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_presence_keeps_the_states_of_one_layer_only(make_engine, prompts, monkeypatch, backbone):
+    """Those of all layers would be gigabytes, in training and in a server's prefill."""
+    engine = make_engine(backbone, presence_head=True)
+    language_model = engine.model.model.language_model
+    forward, asked = language_model.forward, []
+
+    def spied(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        asked.append(output.hidden_states)
+        return output
+
+    monkeypatch.setattr(language_model, "forward", spied)
+    batch = supervised(engine, [prompts(engine)["video"]])
+    assert run(engine, batch).presence.any() and run(engine, batch).hidden_states is None
+    generate(engine, collate(engine, [prompts(engine)["video"]]))
+    assert len(asked) == 2 + 6 and not any(asked)
+    assert not any(layer._forward_pre_hooks for layer in language_model.layers)
 
 
 # Generation.

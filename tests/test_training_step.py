@@ -7,6 +7,8 @@ import torch
 from conftest import BACKBONES, supervised
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spacevllm_plugin.modeling.configuration import LossOptions
+
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def model_and_batch(request, make_engine, prompts):
@@ -62,6 +64,23 @@ def test_without_any_box_every_head_still_takes_part(model_and_batch, targets):
         assert torch.equal(gradients[name], torch.zeros_like(parameter)), name
 
     assert gradients["staq_embedding.weight"].isfinite().all()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_leaves_the_gradient_of_presence_as_it_is(model_and_batch, reentrant):
+    model, batch, _ = model_and_batch
+    model.loss_options = LossOptions(presence_loss_weight=20)
+    try:
+        losses, _, gradients, _ = step(model, batch, training=True)
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        again, _, same, _ = step(model, batch, training=True)
+    finally:
+        model.gradient_checkpointing_disable()
+        model.loss_options = LossOptions()
+
+    assert torch.equal(losses, again) and gradients.keys() == same.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - same[name]).abs().max() < 2e-6 * gradient.abs().max().clamp(min=1), name
 
 
 class HostWaits(TorchDispatchMode):

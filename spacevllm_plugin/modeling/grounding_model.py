@@ -1,5 +1,6 @@
 """The model: a backbone with queries in its prompt and a space decoder on its last states."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers.utils import ModelOutput
 
 from .configuration import GroundingOptions, LossOptions
 from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
+from .layer_input import layer_input
 from .layout import Layout, QueryIndex, index_queries
 from .losses import presence_loss, space_losses
 from .queries import STAQEmbedding
@@ -79,7 +81,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         )
         # Early enough that the layers behind it can write the span from what the queries have found.
         depth = config.get_text_config().num_hidden_layers
-        self.presence_layer = -1 - max(1, depth // 4) if options.presence_head else None
+        self.presence_layer = depth - max(1, depth // 4) if options.presence_head else None
         self.loss_options = LossOptions()
         self.post_init()
 
@@ -191,24 +193,27 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
 
+        language_model = self.model.language_model
         needs_earlier = layout is not None and self.presence_layer is not None
-        outputs = self.model.language_model(
-            input_ids=None,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **{**kwargs, **({"output_hidden_states": True} if needs_earlier else {})},
-        )
+        with layer_input(language_model.layers[self.presence_layer]) if needs_earlier else nullcontext() as earlier:
+            outputs = language_model(
+                input_ids=None,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+
         states = outputs.last_hidden_state
         result = SpaceVLLMOutput(
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states if kwargs.get("output_hidden_states") else None,
+            hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             rope_deltas=getattr(self.model, "rope_deltas", None),
         )
         if layout is not None:
-            earlier = outputs.hidden_states[self.presence_layer] if needs_earlier else None
+            earlier = earlier[0] if earlier else None
             result.boxes, result.presence = self._decode_boxes(len(staq_layout), index, states, earlier)
             if not self.training:
                 keep_prefill_boxes(result.boxes)
