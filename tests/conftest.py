@@ -1,6 +1,7 @@
 """What the tests share: tiny checkpoints, a small synthetic set, engines, prompts and batches."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from fractions import Fraction
@@ -83,6 +84,40 @@ def engine(request, make_engine):
     return make_engine(request.param)
 
 
+@pytest.fixture(scope="session")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    return {
+        "five": write_video(folder / "five.mp4", 5),
+        "two": write_video(folder / "two.mp4", 2, fps=2, first=20),
+        "portrait": write_video(folder / "portrait.mp4", 3, width=48, height=80, first=40),
+        "frames": [write_image(folder / f"{number}.png", 60 + number) for number in range(3)],
+        "image": write_image(folder / "image.png", 90),
+    }
+
+
+@pytest.fixture(scope="session")
+def prompts(media):
+    """`prompts(engine)`: of different lengths, with every kind of medium."""
+
+    def make(engine):
+        return {
+            "video": prompt(engine, '<video>Where is "the red circle"?', videos=[media["five"]]),
+            "image": prompt(engine, "<image>Where is the dog?", [media["image"]]),
+            "text": prompt(engine, "How many circles appear?"),
+            "mixed": prompt(
+                engine, "<video>and <image>and <video>Which?", [media["image"]], [media["two"], media["portrait"]]
+            ),
+            "turns": prompt(
+                engine,
+                [user("<video>Where?"), {"role": "assistant", "content": "Here."}, user("<video>And when?")],
+                videos=[media["frames"], media["two"]],
+            ),
+        }
+
+    return make
+
+
 def changed(row, **changes):
     """A copy of a row with other values at dotted paths (`__` for the dot)."""
     row = json.loads(json.dumps(row))
@@ -157,6 +192,20 @@ def collate(engine, items, side="left", extra=0):
         )
 
     return inputs
+
+
+def supervised(engine, items):
+    """A training batch, right-padded: the last three tokens of each row are its answer, boxes partly known."""
+    inputs = collate(engine, items, side="right")
+    labels = torch.full_like(inputs["input_ids"], -100)
+    for row, item in enumerate(items):
+        end = len(item.token_ids)
+        labels[row, end - 3 : end] = inputs["input_ids"][row, end - 3 : end]
+
+    torch.manual_seed(3)
+    targets = torch.rand(len(inputs["staq_layout"]), 4) * 0.4 + 0.2
+    targets[::3] = math.nan
+    return {**inputs, "labels": labels, "box_targets": targets}
 
 
 def text_of(engine, ids):

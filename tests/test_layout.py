@@ -12,10 +12,10 @@ def layout(*lines):
     return Layout.unpack(torch.tensor(lines))
 
 
-def find(rows, lines):
+def find(rows, lines, box_targets=None):
     """Index prompts written as strings: V a visual token, Q a query, anything else text."""
     is_query, is_visual = (torch.tensor([[char == kind for char in row] for row in rows]) for kind in "QV")
-    return index_queries(is_query, is_visual, layout(*lines))
+    return index_queries(is_query, is_visual, layout(*lines), box_targets)
 
 
 def visual_of(index, query):
@@ -23,7 +23,10 @@ def visual_of(index, query):
 
 
 def caption_of(index, query):
-    return index.caption[query][index.caption_mask[query]].tolist()
+    captions = [(row, tokens[mask]) for row, tokens, mask in zip(*index[-4:-1])]
+    row, tokens = [one for one, count in zip(captions, index.queries_per_caption) for _ in range(count)][query]
+    assert row == index.row[query]
+    return tokens.tolist()
 
 
 def test_one_frame_by_hand():
@@ -77,6 +80,41 @@ def test_padding_only_moves_the_positions(side):
 def test_a_query_without_caption_has_none():
     index = find(["VVQ"], [(0, 1, 1, 2, 2, 1, 0, 0)])
     assert not index.caption_mask.any() and index.caption.shape == (1, 1)
+
+
+def test_each_caption_is_listed_once_whatever_the_number_of_its_queries():
+    """Two turns of two frames each, and a second row."""
+    rows = ["VQVQcctVQVQttccc", ".VQccVQccc......"]
+    lines = [
+        (i % 2, 2, 1, 1, 1, start, length, 0) for i, (start, length) in enumerate([(3, 2), (1, 2), (5, 3), (3, 3)])
+    ]
+    lines += [(0, 1, 1, 1, 1, 1, 2, 0), (0, 1, 1, 1, 1, 1, 3, 0)]
+    index = find(rows, lines)
+    assert index.caption_row.tolist() == [0, 0, 1, 1] and index.queries_per_caption == [2, 2, 1, 1]
+    assert index.caption[index.caption_mask].tolist() == [4, 5, 13, 14, 15, 3, 4, 7, 8, 9]
+    assert [caption_of(index, query) for query in (1, 2, 4)] == [[4, 5], [13, 14, 15], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("with_target", "wanted"), [([3], [2, 3, 4]), ([0, 4], [0, 1, 2, 3, 4]), ([1], [0, 1]), ([], [0])]
+)
+def test_only_rows_with_a_target_are_looked_at_where_targets_are_given(with_target, wanted):
+    """Whole rows, as the presence loss needs the frames without a box; one query where there is nothing at all."""
+    rows = ["tVQVVQcc.", "VQVQVQccc"]
+    lines = [(0, 2, 1, 1, 1, 4, 2, 0), (1, 2, 1, 2, 2, 1, 2, 0)]
+    lines += [(0, 3, 1, 1, 1, 5, 3, 0), (1, 3, 1, 1, 1, 3, 3, 0), (2, 3, 1, 1, 1, 1, 3, 0)]
+    targets = torch.full((5, 4), torch.nan)
+    targets[with_target] = 0.5
+    every, index = find(rows, lines), find(rows, lines, targets)
+    assert index.line.tolist() == wanted and every.line.tolist() == [0, 1, 2, 3, 4]
+    assert index.row.tolist() == every.row[wanted].tolist()
+    assert index.position.tolist() == every.position[wanted].tolist()
+    for query, same in enumerate(wanted):
+        assert visual_of(index, query) == visual_of(every, same)
+        assert caption_of(index, query) == caption_of(every, same)
+        assert torch.equal(
+            index.centers[query][index.visual_mask[query]], every.centers[same][every.visual_mask[same]]
+        )
 
 
 def test_a_caption_may_stand_before_the_query():

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import BACKBONES, collate, picture, prompt, staq_id, user, write_image, write_video
+from conftest import BACKBONES, collate, picture, prompt, staq_id, supervised, user
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from spacevllm_plugin.modeling import backbones  # noqa: F401  registers the auto classes
@@ -17,40 +17,6 @@ from spacevllm_plugin.modeling.losses import space_losses
 CLOSE = {"atol": 1e-5, "rtol": 0}
 # A random model would end its answer anywhere.
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("media")
-    return {
-        "five": write_video(folder / "five.mp4", 5),
-        "two": write_video(folder / "two.mp4", 2, fps=2, first=20),
-        "portrait": write_video(folder / "portrait.mp4", 3, width=48, height=80, first=40),
-        "frames": [write_image(folder / f"{number}.png", 60 + number) for number in range(3)],
-        "image": write_image(folder / "image.png", 90),
-    }
-
-
-@pytest.fixture(scope="module")
-def prompts(media):
-    """`prompts(engine)`: of different lengths, with every kind of medium."""
-
-    def make(engine):
-        return {
-            "video": prompt(engine, '<video>Where is "the red circle"?', videos=[media["five"]]),
-            "image": prompt(engine, "<image>Where is the dog?", [media["image"]]),
-            "text": prompt(engine, "How many circles appear?"),
-            "mixed": prompt(
-                engine, "<video>and <image>and <video>Which?", [media["image"]], [media["two"], media["portrait"]]
-            ),
-            "turns": prompt(
-                engine,
-                [user("<video>Where?"), {"role": "assistant", "content": "Here."}, user("<video>And when?")],
-                videos=[media["frames"], media["two"]],
-            ),
-        }
-
-    return make
 
 
 @torch.no_grad()
@@ -94,20 +60,6 @@ def test_boxes_differ_between_frames_and_prompts(engine, prompts):
     boxes = run(engine, collate(engine, [prompts(engine)["mixed"]])).boxes
     assert torch.cdist(boxes, boxes).fill_diagonal_(1).min() > 1e-3
     assert boxes.dtype == torch.float32 and ((0 < boxes) & (boxes < 1)).all()
-
-
-def supervised(engine, items):
-    """A training batch, right-padded: the last three tokens of each row are its answer, boxes partly known."""
-    inputs = collate(engine, items, side="right")
-    labels = torch.full_like(inputs["input_ids"], -100)
-    for row, item in enumerate(items):
-        end = len(item.token_ids)
-        labels[row, end - 3 : end] = inputs["input_ids"][row, end - 3 : end]
-
-    torch.manual_seed(3)
-    targets = torch.rand(len(inputs["staq_layout"]), 4) * 0.4 + 0.2
-    targets[::3] = math.nan
-    return {**inputs, "labels": labels, "box_targets": targets}
 
 
 def test_training_and_evaluation_give_the_same_loss_and_boxes_as_generation(engine, prompts):
@@ -193,7 +145,7 @@ def test_presence_is_read_at_three_quarters_of_the_depth_and_changes_no_box(make
     assert len(result.hidden_states) == 5 and len(result.presence) == len(result.boxes)
     states = result.hidden_states[3][batch["input_ids"] == model.config.staq_token_id]
     expected = model.space_decoder.presence(torch.nn.functional.rms_norm(states, states.shape[-1:]))[:, 0]
-    assert torch.allclose(result.presence, expected, atol=1e-5)
+    assert torch.equal(result.presence, expected)
     weights = model.loss_options
     parts = result.loss_lm + weights.presence_loss_weight * result.loss_presence
     parts += weights.space_loss_weight * (
@@ -203,6 +155,26 @@ def test_presence_is_read_at_three_quarters_of_the_depth_and_changes_no_box(make
     assert torch.equal(result.boxes, run(engine, collate(engine, [item])).boxes)
     _, sink = generate(engine, collate(engine, [item]))
     assert torch.allclose(sink[0], result.boxes, **CLOSE)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_presence_keeps_the_states_of_one_layer_only(make_engine, prompts, monkeypatch, backbone):
+    """Those of all layers would be gigabytes, in training and in a server's prefill."""
+    engine = make_engine(backbone, presence_head=True)
+    language_model = engine.model.model.language_model
+    forward, asked = language_model.forward, []
+
+    def spied(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        asked.append(output.hidden_states)
+        return output
+
+    monkeypatch.setattr(language_model, "forward", spied)
+    batch = supervised(engine, [prompts(engine)["video"]])
+    assert run(engine, batch).presence.any() and run(engine, batch).hidden_states is None
+    generate(engine, collate(engine, [prompts(engine)["video"]]))
+    assert len(asked) == 2 + 6 and not any(asked)
+    assert not any(layer._forward_pre_hooks for layer in language_model.layers)
 
 
 # Generation.

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
 from spacevllm_plugin.modeling.anchor import Anchor, anchor_sums
-from spacevllm_plugin.modeling.losses import presence_loss, space_losses
+from spacevllm_plugin.modeling.losses import giou_loss, presence_loss, space_losses
 from spacevllm_plugin.modeling.space_decoder import SpaceDecoder
 
 
@@ -32,6 +32,7 @@ def inputs(seed=1, queries=3, visual=6, caption=4):
         "centers": torch.rand(queries, visual, 2),
         "caption": torch.randn(queries, caption, WIDTH),
         "caption_mask": torch.ones(queries, caption, dtype=torch.bool),
+        "queries_per_caption": [1] * queries,
     }
 
 
@@ -96,6 +97,7 @@ def test_one_patch_by_hand():
         centers=torch.tensor([[[0.25, 0.5]]]),
         caption=torch.tensor([[[0.5, 0.5]]]),
         caption_mask=true,
+        queries_per_caption=[1],
     )
     x, y = 0.1 + 1.0 + 0.5, 0.2 - 1.0 + 0.5
     expected = [x + math.log(0.25 / 0.75), y, x + y, 0.0]
@@ -126,7 +128,7 @@ def test_the_anchor_adds_no_parameter_and_parameter_free_means_the_mlp_only():
 @pytest.mark.parametrize("attention", ["parameter_free", "scaled", "projected"])
 def test_padding_of_patches_and_captions_changes_nothing(attention):
     model, given = decoder(attention), inputs()
-    padded = {name: value.clone() for name, value in given.items()}
+    padded = dict(given)
     for name, mask in (("visual", "visual_mask"), ("caption", "caption_mask")):
         padded[name] = torch.cat([given[name], 1e3 * torch.ones(3, 5, WIDTH)], dim=1)
         padded[mask] = torch.cat([given[mask], torch.zeros(3, 5, dtype=torch.bool)], dim=1)
@@ -145,6 +147,28 @@ def test_an_empty_caption_leaves_the_patches_as_they_are():
     )
     assert torch.allclose(boxes[0], expected, atol=1e-6)
     assert torch.allclose(boxes[1:], boxes_of(model, **inputs())[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["parameter_free", "projected"])
+def test_queries_that_share_a_caption_need_it_once(attention):
+    """Boxes and gradients are those of a copy for each query."""
+    sizes = [2, 0, 3, 1]  # a caption that nobody wants as well
+    results = []
+    for copied in (True, False):
+        model, given = decoder(attention), inputs(queries=6)
+        given |= {name: value[:4] for name, value in given.items() if name.startswith("caption")}
+        given["caption_mask"] = torch.arange(4) < torch.tensor([[4], [1], [2], [3]])
+        once = given["caption"].requires_grad_()
+        if copied:
+            own = torch.arange(4).repeat_interleave(torch.tensor(sizes))
+            given |= {"caption": once[own], "caption_mask": given["caption_mask"][own]}
+
+        boxes = boxes_of(model, **{**given, "queries_per_caption": [1] * 6 if copied else sizes})
+        boxes.square().sum().backward()
+        results.append([boxes, once.grad, *(p.grad for p in model.parameters())])
+
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+    assert results[0][1][0].any() and not results[0][1][1].any()
 
 
 def test_the_caption_matters():
@@ -169,9 +193,10 @@ def test_computes_in_fp32_from_bf16_weights_and_states(attention):
     half = decoder(attention).bfloat16()
     same = decoder(attention)
     same.load_state_dict(half.state_dict())
-    given = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs().items()}
-    boxes = boxes_of(half, **given)
-    upcast = {name: value.float() if value.is_floating_point() else value for name, value in given.items()}
+    given = inputs()
+    states = {name: given[name].bfloat16() for name in ("queries", "visual", "centers", "caption")}
+    boxes = boxes_of(half, **{**given, **states})
+    upcast = {**given, **{name: value.float() for name, value in states.items()}}
     assert boxes.dtype == torch.float32 and torch.equal(boxes, boxes_of(same, **upcast))
 
 
@@ -203,6 +228,7 @@ def test_states_of_a_real_checkpoints_size_saturate_the_anchor_unless_scaled():
         "centers": patches(14, 14).expand(4, -1, -1),
         "caption": torch.zeros(4, 1, width),
         "caption_mask": torch.zeros(4, 1, dtype=torch.bool),
+        "queries_per_caption": [1] * 4,
     }
     entropy, gradient = {}, {}
     for attention in ("parameter_free", "scaled"):
@@ -285,6 +311,22 @@ def test_giou_is_torchvisions_and_nan_lines_count_for_nothing():
     matrix = generalized_box_iou(*(box_convert(part, "cxcywh", "xyxy") for part in (boxes, targets)))
     assert l1.item() == pytest.approx((boxes - targets).abs().sum().item() / int(valid.sum()))
     assert giou.item() == pytest.approx((1 - matrix.diagonal()).mean().item(), abs=1e-5)
+
+
+def test_giou_loss_and_its_gradient_are_torchvisions():
+    """Boxes that overlap, that only touch, that lie apart or in each other, and boxes without an area."""
+    torch.manual_seed(0)
+    low, size = torch.rand(2, 2, 60, 2)
+    size[0, :5] = size[1, 3:8] = 0
+    low[0, 10:20], size[:, 10:20] = low[1, 10:20] + 0.01, torch.tensor([[[0.5]], [[0.9]]])
+    low[0, 20:25] = low[1, 20:25] + size[1, 20:25]
+    losses, gradients = [], []
+    for function in (giou_loss, generalized_box_iou_loss):
+        boxes, targets = torch.cat([low, low + size], dim=-1).requires_grad_().unbind()
+        losses.append(function(boxes, targets))
+        gradients.append(torch.autograd.grad(losses[-1].sum(), [boxes, targets]))
+
+    assert torch.equal(*losses) and all(torch.equal(a, b) for a, b in zip(*gradients))
 
 
 def test_sums_are_divided_by_the_whole_batchs_number_of_boxes():

@@ -1,5 +1,6 @@
 """The model: a backbone with queries in its prompt and a space decoder on its last states."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +8,12 @@ import torch
 from transformers import initialization
 from transformers.utils import ModelOutput
 
-from .anchor import Anchor, anchor_sums
+from .anchor import anchor_sums
 from .box_bits import from_bits
 from .configuration import GroundingOptions, LossOptions
 from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
-from .layout import Layout, index_queries
+from .layer_input import layer_input
+from .layout import Layout, QueryIndex, index_queries
 from .losses import presence_loss, space_losses
 from .queries import STAQEmbedding
 from .space_decoder import Decoded, ScaledStates, SpaceDecoder
@@ -43,11 +45,12 @@ class SpaceVLLMOutput(ModelOutput):
         loss: Language loss plus weighted space loss.
         logits: (batch, kept positions, vocabulary); in training only the supervised positions' are ever computed and
             none are returned.
-        boxes: (total_queries, 4) normalised (cx, cy, w, h), fp32; None where the input has no query token.
+        boxes: (total_queries, 4) normalised (cx, cy, w, h), fp32; None where the input has no query token. In training
+            zeros for rows without any true box, whose boxes nothing would learn from.
         loss_lm: The language loss alone.
         loss_l1: The L1 part of the space loss, unweighted.
         loss_giou: The GIoU part of the space loss, unweighted.
-        presence: (total_queries,) logits of the presence head; None without it.
+        presence: (total_queries,) logits of the presence head, zeros where `boxes` are; None without it.
         loss_presence: The presence loss, unweighted.
         anchor_sums: (3,) with labels, see `anchor.anchor_sums`; None with `box_anchor: none`.
     """
@@ -91,7 +94,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         )
         # Early enough that the layers behind it can write the span from what the queries have found.
         depth = config.get_text_config().num_hidden_layers
-        self.presence_layer = -1 - max(1, depth // 4) if options.presence_head else None
+        self.presence_layer = depth - max(1, depth // 4) if options.presence_head else None
         self.loss_options = LossOptions()
         self.post_init()
 
@@ -182,10 +185,22 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
-        layout, anchor = None, None
+        # What depends on values is looked up before the language model is launched: behind it, the host would wait.
+        layout = index = supervised = None
+        if labels is not None:
+            supervised = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+
         if is_prefill and staq_layout is not None:
             layout = Layout.unpack(staq_layout)
             is_query = input_ids == self.config.staq_token_id
+            is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
+            if box_targets is not None:
+                box_targets = from_bits(box_targets)
+            elif labels is not None:
+                box_targets = torch.full((len(staq_layout), 4), torch.nan, device=staq_layout.device)
+
+            only_learned = self.training and labels is not None
+            index = index_queries(is_query, is_visual, layout, box_targets if only_learned else None)
             queries = self.staq_embedding(layout).to(inputs_embeds.dtype)
             inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
             inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
@@ -199,31 +214,37 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
 
+        language_model = self.model.language_model
         needs_earlier = layout is not None and self.presence_layer is not None
-        outputs = self.model.language_model(
-            input_ids=None,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **{**kwargs, **({"output_hidden_states": True} if needs_earlier else {})},
-        )
+        with layer_input(language_model.layers[self.presence_layer]) if needs_earlier else nullcontext() as earlier:
+            outputs = language_model(
+                input_ids=None,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+
         states = outputs.last_hidden_state
         result = SpaceVLLMOutput(
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states if kwargs.get("output_hidden_states") else None,
+            hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             rope_deltas=getattr(self.model, "rope_deltas", None),
         )
         if layout is not None:
-            earlier = outputs.hidden_states[self.presence_layer] if needs_earlier else None
-            result.boxes, result.presence, anchor = self._decode_boxes(input_ids, is_query, layout, states, earlier)
+            earlier = earlier[0] if earlier else None
+            result.boxes, result.presence, anchor = self._decode_boxes(len(staq_layout), index, states, earlier)
             if not self.training:
                 keep_prefill_boxes(result.boxes)
 
         if labels is not None:
-            counts = (num_items_in_batch, num_boxes_in_batch)
-            self._add_losses(result, states, labels, layout, anchor, box_targets, *counts)
+            self._add_language_loss(result, states, labels, supervised, num_items_in_batch)
+            if layout is not None:
+                self._add_space_losses(result, layout, box_targets, num_boxes_in_batch)
+                if anchor is not None:
+                    result.anchor_sums = anchor_sums(anchor, box_targets[index.line])
 
         if not (self.training and labels is not None):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -237,58 +258,52 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             raise ValueError(why)
 
     def _decode_boxes(
-        self,
-        input_ids: torch.Tensor,
-        is_query: torch.Tensor,
-        layout: Layout,
-        states: torch.Tensor,
-        earlier: torch.Tensor | None,
+        self, total: int, index: QueryIndex, states: torch.Tensor, earlier: torch.Tensor | None
     ) -> Decoded:
-        is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
-        index = index_queries(is_query, is_visual, layout)
-        row = index.row[:, None]
         # The first by position: peft's wrapper of modules to save wants one such argument.
-        return self.space_decoder(
+        boxes, presence, anchor = self.space_decoder(
             states[index.row, index.position],
-            visual=states[row, index.visual],
+            visual=states[index.row[:, None], index.visual],
             visual_mask=index.visual_mask,
             centers=index.centers,
-            caption=states[row, index.caption],
+            caption=states[index.caption_row[:, None], index.caption],
             caption_mask=index.caption_mask,
+            queries_per_caption=index.queries_per_caption,
             earlier=earlier[index.row, index.position] if earlier is not None else None,
         )
+        boxes = boxes.new_zeros(total, 4).index_copy(0, index.line, boxes)
+        if presence is not None:
+            presence = presence.new_zeros(total).index_copy(0, index.line, presence)
 
-    def _add_losses(
+        return Decoded(boxes, presence, anchor)
+
+    def _add_language_loss(
         self,
         result: SpaceVLLMOutput,
         states: torch.Tensor,
         labels: torch.Tensor,
-        layout: Layout | None,
-        anchor: Anchor | None,
-        box_targets: torch.Tensor | None,
+        supervised: tuple[torch.Tensor, torch.Tensor],
         num_items_in_batch: torch.Tensor | int | None,
-        num_boxes_in_batch: torch.Tensor | int | None,
     ) -> None:
         # A prompt is thousands of visual tokens and an answer a dozen: logits of the prompt would only cost memory.
-        targets = labels[:, 1:]
-        supervised = targets != -100
-        logits = self.lm_head(states[:, :-1][supervised]).float()
-        total = torch.nn.functional.cross_entropy(logits, targets[supervised], reduction="sum")
-        count = supervised.sum() if num_items_in_batch is None else num_items_in_batch
+        row, position = supervised
+        logits = self.lm_head(states[row, position]).float()
+        total = torch.nn.functional.cross_entropy(logits, labels[row, position + 1], reduction="sum")
+        count = len(row) if num_items_in_batch is None else num_items_in_batch
         count = torch.as_tensor(count, device=total.device, dtype=torch.float32).clamp(min=1)
-        result.loss_lm = total / count
-        result.loss = result.loss_lm
-        if result.boxes is not None:
-            box_targets = torch.full_like(result.boxes, torch.nan) if box_targets is None else from_bits(box_targets)
-            weights = self.loss_options
-            result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
-            space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
-            result.loss = result.loss_lm + weights.space_loss_weight * space_loss
-            if anchor is not None:
-                result.anchor_sums = anchor_sums(anchor, box_targets)
+        result.loss = result.loss_lm = total / count
 
-            if result.presence is not None:
-                result.loss_presence = presence_loss(
-                    result.presence, box_targets, layout.frame_index, num_boxes_in_batch
-                )
-                result.loss = result.loss + weights.presence_loss_weight * result.loss_presence
+    def _add_space_losses(
+        self,
+        result: SpaceVLLMOutput,
+        layout: Layout,
+        box_targets: torch.Tensor,
+        num_boxes_in_batch: torch.Tensor | int | None,
+    ) -> None:
+        weights = self.loss_options
+        result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
+        space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
+        result.loss = result.loss + weights.space_loss_weight * space_loss
+        if result.presence is not None:
+            result.loss_presence = presence_loss(result.presence, box_targets, layout.frame_index, num_boxes_in_batch)
+            result.loss = result.loss + weights.presence_loss_weight * result.loss_presence

@@ -39,29 +39,39 @@ class Layout(NamedTuple):
 
 
 class QueryIndex(NamedTuple):
-    """Where each query, its visual tokens and its caption tokens stand in a (batch, sequence) grid of states.
+    """Where n queries, their visual tokens and their captions stand in a (batch, sequence) grid of states.
+
+    All queries of a turn share one caption, so that there are fewer captions, c, than queries.
 
     Attributes:
-        row: Batch row of each query, shape (total_queries,).
-        position: Position of the query token, shape (total_queries,).
-        visual: Positions of its visual tokens in grid order, shape (total_queries, max_visual); 0 where padded.
+        line: Number of each query among all of the batch, shape (n,).
+        row: Batch row of each query, shape (n,).
+        position: Position of the query token, shape (n,).
+        visual: Positions of its visual tokens in grid order, shape (n, max_visual); 0 where padded.
         visual_mask: True for real ones, same shape.
-        centers: Normalised (x, y) centre of each visual token's patch, shape (total_queries, max_visual, 2).
-        caption: Positions of the caption tokens, shape (total_queries, max_caption); 0 where padded.
+        centers: Normalised (x, y) centre of each visual token's patch, shape (n, max_visual, 2).
+        caption_row: Batch row of each caption, shape (c,).
+        caption: Positions of the caption tokens, shape (c, max_caption); 0 where padded.
         caption_mask: True for real ones, same shape.
+        queries_per_caption: How many queries in turn share each caption; sums up to n. On the host.
     """
 
+    line: torch.Tensor
     row: torch.Tensor
     position: torch.Tensor
     visual: torch.Tensor
     visual_mask: torch.Tensor
     centers: torch.Tensor
+    caption_row: torch.Tensor
     caption: torch.Tensor
     caption_mask: torch.Tensor
+    queries_per_caption: list[int]
 
 
-def index_queries(is_query: torch.Tensor, is_visual: torch.Tensor, layout: Layout) -> QueryIndex:
-    """Find every query's tokens.
+def index_queries(
+    is_query: torch.Tensor, is_visual: torch.Tensor, layout: Layout, box_targets: torch.Tensor | None = None
+) -> QueryIndex:
+    """Find the queries' tokens.
 
     A query owns the visual tokens between the previous query of its row and itself: the frame it closes.
 
@@ -69,6 +79,8 @@ def index_queries(is_query: torch.Tensor, is_visual: torch.Tensor, layout: Layou
         is_query: (batch, sequence) bool.
         is_visual: (batch, sequence) bool, image and video tokens.
         layout: One line for each True of `is_query`, row by row.
+        box_targets: (total_queries, 4), NaN where a query has no target. If given, only the queries of rows with a
+            target are wanted, or the very first one where no row has any: there is always something to decode.
     """
     device = is_query.device
     row, position = is_query.nonzero(as_tuple=True)
@@ -85,14 +97,27 @@ def index_queries(is_query: torch.Tensor, is_visual: torch.Tensor, layout: Layou
     after_previous = torch.where(first_of_row, 0, previous + 1)
     start = next_visual[row, after_previous]
 
+    line = torch.arange(total, device=device)
+    if box_targets is not None:
+        has_target = torch.isfinite(box_targets).all(dim=-1)
+        line = line[torch.isin(row, row[has_target])]
+        line = line if len(line) else line.new_zeros(1)
+        row, position, start, layout = row[line], position[line], start[line], Layout(*(part[line] for part in layout))
+
     size = layout.grid_h * layout.grid_w
     steps = torch.arange(int(size.max()), device=device)
     visual_mask = steps < size[:, None]
-    line, column = steps // layout.grid_w[:, None], steps % layout.grid_w[:, None]
-    visual = torch.where(visual_mask, start[:, None] + line * layout.stride[:, None] + column, 0)
-    centers = torch.stack([(column + 0.5) / layout.grid_w[:, None], (line + 0.5) / layout.grid_h[:, None]], dim=-1)
+    y, x = steps // layout.grid_w[:, None], steps % layout.grid_w[:, None]
+    visual = torch.where(visual_mask, start[:, None] + y * layout.stride[:, None] + x, 0)
+    centers = torch.stack([(x + 0.5) / layout.grid_w[:, None], (y + 0.5) / layout.grid_h[:, None]], dim=-1)
 
-    steps = torch.arange(max(int(layout.caption_length.max()), 1), device=device)
-    caption_mask = steps < layout.caption_length[:, None]
-    caption = torch.where(caption_mask, (position + layout.caption_offset)[:, None] + steps, 0)
-    return QueryIndex(row, position, visual, visual_mask, centers, caption, caption_mask)
+    captions = torch.stack([row, position + layout.caption_offset, layout.caption_length], dim=-1)
+    captions, queries_per_caption = captions.unique_consecutive(dim=0, return_counts=True)
+    caption_row, start, length = captions.unbind(dim=-1)
+    steps = torch.arange(max(int(length.max()), 1), device=device)
+    caption_mask = steps < length[:, None]
+    caption = torch.where(caption_mask, start[:, None] + steps, 0)
+    return QueryIndex(
+        *(line, row, position, visual, visual_mask, centers),
+        *(caption_row, caption, caption_mask, queries_per_caption.tolist()),
+    )

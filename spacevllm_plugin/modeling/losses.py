@@ -2,7 +2,31 @@
 
 import torch
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou_loss
+from torchvision.ops import box_convert
+
+
+EPSILON = 1e-7  # torchvision's; keeps boxes without an area from a division by zero
+
+
+def giou_loss(boxes: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """What torchvision's `generalized_box_iou_loss` computes, without its indexing by a mask.
+
+    That makes the host wait for the GPU, which then has nothing to do until the backward pass has been launched.
+
+    Args:
+        boxes: (n, 4) boxes (x1, y1, x2, y2).
+        targets: (n, 4) boxes (x1, y1, x2, y2).
+
+    Returns:
+        1 - GIoU, shape (n,).
+    """
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    left, top, right, bottom = targets.unbind(dim=-1)
+    width, height = torch.min(x2, right) - torch.max(x1, left), torch.min(y2, bottom) - torch.max(y1, top)
+    intersection = torch.where((width > 0) & (height > 0), width * height, 0)
+    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - intersection
+    hull = (torch.max(x2, right) - torch.min(x1, left)) * (torch.max(y2, bottom) - torch.min(y1, top))
+    return 1 - (intersection / (union + EPSILON) - (hull - union) / (hull + EPSILON))
 
 
 def space_losses(
@@ -26,9 +50,7 @@ def space_losses(
         # A harmless stand-in keeps the graph free of data-dependent shapes and of NaN gradients.
         targets = torch.where(valid[:, None], targets, boxes.detach())
         l1 = (boxes - targets).abs().sum(dim=-1) * valid
-        giou = generalized_box_iou_loss(
-            box_convert(boxes, "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy"), eps=1e-7
-        )
+        giou = giou_loss(box_convert(boxes, "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy"))
         giou = giou * valid
         if num_boxes is None:
             num_boxes = valid.sum()

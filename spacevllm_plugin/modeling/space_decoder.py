@@ -149,6 +149,7 @@ class SpaceDecoder(nn.Module):
         centers: torch.Tensor,
         caption: torch.Tensor,
         caption_mask: torch.Tensor,
+        queries_per_caption: list[int],
         earlier: torch.Tensor | None = None,
     ) -> Decoded:
         """Decode one box per query.
@@ -158,16 +159,14 @@ class SpaceDecoder(nn.Module):
             visual: (n, s, d) states of each query's frame.
             visual_mask: (n, s).
             centers: (n, s, 2) normalised (x, y) patch centres.
-            caption: (n, l, d) states of the caption.
-            caption_mask: (n, l).
+            caption: (c, l, d) states of the captions.
+            caption_mask: (c, l).
+            queries_per_caption: How many queries in turn belong to each caption; sums up to n.
             earlier: (n, d) states of the query tokens at an earlier layer, for the presence score.
         """
         with torch.autocast(queries.device.type, enabled=False):
             queries, visual, caption = queries.float()[:, None], visual.float(), caption.float()
-            enhancement, _ = attend(
-                self._project("visual_query", visual), self._project("caption_key", caption), caption, caption_mask
-            )
-            visual = visual + enhancement
+            visual = visual + self._enhancement(visual, caption, caption_mask, queries_per_caption)
             focus, weights = self._focus(queries, visual, visual_mask)
             logits, anchor = self.mlp((queries + focus)[:, 0]), None
             if self.box_anchor == "attention":
@@ -175,6 +174,15 @@ class SpaceDecoder(nn.Module):
                 logits = logits + F.pad(torch.logit(anchor.center, eps=1e-4), (0, 2))
 
             return Decoded(logits.sigmoid(), self._presence(earlier), anchor)
+
+    def _enhancement(
+        self, visual: torch.Tensor, caption: torch.Tensor, caption_mask: torch.Tensor, queries_per_caption: list[int]
+    ) -> torch.Tensor:
+        # All frames of a caption look at its one copy: 64 of them would be a gigabyte.
+        frames = self._project("visual_query", visual).split(queries_per_caption)
+        captions = zip(self._project("caption_key", caption)[:, None], caption[:, None], caption_mask[:, None])
+        parts = [attend(group.flatten(0, 1)[None], *one)[0].view_as(group) for group, one in zip(frames, captions)]
+        return torch.cat(parts)
 
     def _presence(self, earlier: torch.Tensor | None) -> torch.Tensor | None:
         if self.presence is None:
