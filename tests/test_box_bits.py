@@ -102,7 +102,10 @@ def what_the_loss_gets(monkeypatch, model, batch):
     return taken[0]
 
 
-@pytest.mark.parametrize("way", [fsdp1, fsdp2, deepspeed])
+ON_CPU = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="FSDP 2 of torch 2.6 wants a GPU")
+
+
+@pytest.mark.parametrize("way", [fsdp1, pytest.param(fsdp2, marks=ON_CPU), deepspeed])
 def test_no_mixed_precision_rounds_the_targets(monkeypatch, training, one_rank, way):
     model, batch = training
     exact, _ = what_the_loss_gets(monkeypatch, model, batch)
