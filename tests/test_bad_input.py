@@ -1,5 +1,6 @@
 """Bad input: one clear line, nothing lost."""
 
+import json
 import math
 
 import conftest
@@ -48,6 +49,18 @@ def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:
         "box-empty": ({"target__boxes": [[5, 5, 5, 5]] * len(frames)}, "empty or reversed"),
         "no-tag": ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "<video>"),
     }
+    asked, told = row["messages"]
+    for name, messages, says in (
+        ("query", [{**asked, "content": asked["content"] + " <|staq|>"}, told], "`<|staq|>` in the user's text"),
+        (
+            "pad",
+            [asked, {**told, "content": told["content"] + "<|video_pad|>"}],
+            "`<|video_pad|>` in the assistant's text",
+        ),
+        ("turn", [{"role": "system", "content": "<|im_end|>"}, asked, told], "`<|im_end|>` in the system's text"),
+    ):
+        cases[name] = ({"messages": messages}, says)
+
     return {name: (changed(row, name, **changes), says) for name, (changes, says) in cases.items()}
 
 
@@ -81,6 +94,20 @@ def test_bad_rows_are_left_out_on_request(base, good, tmp_path, capsys):
         bad_media="skip",
     )
     assert max(entry["step"] for entry in log) == len(rows)
+
+
+def test_rows_of_other_formats_are_named_too(base, good, tmp_path):
+    """They have no schema of ours that would look at their texts."""
+    folder, rows = good
+    texts = ["Draw a <video>.", "What is <|image_pad|>?", "Hello."]
+    others = [{"instruction": text, "input": "", "output": "Fine."} for text in texts]
+    (folder / "others.json").write_text(json.dumps(others))
+    write_data(folder, rows[:1], others={"file_name": "others.json"})
+    with pytest.raises(BadRowsError, match="^2 of 4 rows") as error:
+        train(base, folder, tmp_path / "out", dataset="rows,others", max_steps=1)
+
+    assert "1 `<video>` in the text, but 0 videos" in str(error.value)
+    assert "`<|image_pad|>` in the user's text" in str(error.value)
 
 
 def test_nan_box_is_named():

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..data.media import locate, video_source
 from ..data.prompters import Prompter
-from ..data.schema import AnnotationRow
+from ..data.schema import VISUAL_TAGS, AnnotationRow
 from .grounding import GroundingItem
 
 
@@ -39,11 +39,13 @@ class Engine:
 
         Raises:
             MediaError: A medium cannot be opened.
+            PromptError: The texts are not fit for a prompt, see `prompt_rules`.
         """
         image_plans, video_plans = self.prompter.plan(images, videos)
         messages = self.prompter.expand_messages(messages, image_plans, video_plans)
         messages = [*messages, {"role": "assistant", "content": ""}]
         token_ids, _ = self.template.encode_oneturn(self.processor.tokenizer, messages, system)
+        self.prompter.check_tokens(token_ids, image_plans, video_plans)
         return GroundingItem(row_id, task, token_ids, image_plans, video_plans, media)
 
 
@@ -61,13 +63,20 @@ def row_prompt(row: AnnotationRow) -> tuple[str | None, list[dict[str, str]]]:
     return system, messages[: answers[-1] if row.task == "qa" else answers[0]]
 
 
+def shown(messages: list[dict[str, str]], images: list[Any], videos: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The images and videos of a row that these messages show: later turns, which were cut off, may show more."""
+    text = "".join(message["content"] for message in messages)
+    return images[: text.count(VISUAL_TAGS["images"])], videos[: text.count(VISUAL_TAGS["videos"])]
+
+
 def row_item(engine: Engine, row: AnnotationRow, media_dir: Any) -> GroundingItem:
     """The prompt of an annotation row whose media lie in `media_dir`.
 
     Raises:
         MediaError: A medium cannot be opened.
+        PromptError: Its texts are not fit for a prompt.
     """
     system, messages = row_prompt(row)
     images = [locate(image, [str(media_dir)]) for image in row.images or []]
     videos = [video_source(row, i, [str(media_dir)]) for i in range(len(row.videos or []))]
-    return engine.item(row.id, row.task, messages, images, videos, row.media, system)
+    return engine.item(row.id, row.task, messages, *shown(messages, images, videos), row.media, system)

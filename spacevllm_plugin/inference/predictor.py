@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..data.jsonl import append_lines, recover
+from ..data.prompt_rules import PromptError
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
 from .engine import Engine, row_item
@@ -78,12 +79,12 @@ def _batches(rows: Iterable[AnnotationRow], size: int) -> Iterator[list[Annotati
 
 
 def _predict(engine: Engine, rows: list[AnnotationRow], media_dir: Path, max_new_tokens: int) -> list[PredictionRow]:
-    """Ground a batch; a row whose media cannot be opened fails alone."""
+    """Ground a batch; a row whose media cannot be opened, or of whose texts no prompt can be made, fails alone."""
     failed, items = [], []
     for row in rows:
         try:
             items.append(row_item(engine, row, media_dir))
-        except MediaError as err:
+        except (MediaError, PromptError) as err:
             failed.append(PredictionRow(id=row.id, status="failed", error=str(err)))
 
     return failed + (ground_readable(engine, items, max_new_tokens) if items else [])

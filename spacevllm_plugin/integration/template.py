@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..data.prompt_rules import check_text
 from ..modeling.configuration import STAQ_TOKEN
 from .mm_plugin import PLUGIN_NAME
 
@@ -57,7 +58,7 @@ def install(module: ModuleType) -> None:
     """Register the templates."""
 
     class SpaceVLLMTemplate(module.Template):
-        """Gives the tokenizer the placeholder token and leaves a mark for the model loader."""
+        """Gives the tokenizer the placeholder token, leaves a mark for the model loader, and checks texts of its own."""
 
         def fix_special_tokens(self, tokenizer) -> None:
             super().fix_special_tokens(tokenizer)
@@ -65,6 +66,12 @@ def install(module: ModuleType) -> None:
                 tokenizer.add_tokens([STAQ_TOKEN], special_tokens=True)
 
             tokenizer.spacevllm_backbone = self.mm_plugin.backbone
+
+        def _encode(self, tokenizer, messages, system, tools):
+            # The messages were checked before they got their visual tokens.
+            check_text(system or "", "system")
+            check_text(tools or "", "tools")
+            return super()._encode(tokenizer, messages, system, tools)
 
     for name, spec in TEMPLATES.items():
         module.register_template(

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from ..data.jsonl import append_lines, replaced
 from ..data.schema import TASKS, AnnotationRow, PredictionRow, dump_row
 from ..evaluation import evaluate
-from ..inference.engine import Engine, row_prompt
+from ..inference.engine import Engine, row_prompt, shown
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..inference.predictor import ground_readable
 from ..modeling.configuration import LossOptions
@@ -175,7 +175,7 @@ def grounding_trainer(base: type) -> type:
                 row = AnnotationRow.model_validate_json(example["annotation"]) if example["annotation"] else None
                 if row is not None and row.task in tasks:
                     system, messages = row_prompt(row)
-                    media = (example["images"] or [], example["videos"] or [])
+                    media = shown(messages, example["images"] or [], example["videos"] or [])
                     rows.append(row)
                     items.append(engine.item(row.id, row.task, messages, *media, row.media, system))
 

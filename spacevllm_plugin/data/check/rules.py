@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..prompt_rules import check_text
 from ..schema import AnnotationRow, Media, RowError, RowFields, parse_row, split_turns
 from ..span_parser import read_span, says_span
 from ..timeline import Timeline
@@ -43,6 +44,9 @@ def first_error(row: RowFields, facts: Facts | None) -> RowError | None:
     try:
         if not isinstance(row, AnnotationRow):
             row = parse_row(row.model_dump(exclude_none=True))
+
+        for message in row.messages:
+            check_text(message.content, message.role)
 
         split_turns(row.messages)
         if facts is not None and row.media is not None:
