@@ -55,6 +55,18 @@ def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:
         "turns": ({"messages": [*row["messages"], reply]}, "in turn"),
         "long": ({"messages": [row["messages"][0], {**reply, "content": "word " * 3000}]}, "needs `cutoff_len` of at"),
     }
+    asked, told = row["messages"]
+    for name, messages, says in (
+        ("query", [{**asked, "content": asked["content"] + " <|staq|>"}, told], "`<|staq|>` in the user's text"),
+        (
+            "pad",
+            [asked, {**told, "content": told["content"] + "<|video_pad|>"}],
+            "`<|video_pad|>` in the assistant's text",
+        ),
+        ("turn", [{"role": "system", "content": "<|im_end|>"}, asked, told], "`<|im_end|>` in the system's text"),
+    ):
+        cases[name] = ({"messages": messages}, says)
+
     return {name: (changed(row, name, **changes), says) for name, (changes, says) in (cases | MISFITS).items()}
 
 
@@ -145,6 +157,20 @@ def test_ids_may_repeat_where_nothing_is_grounded(base, good, tmp_path):
         ValueError, match="evaluation rows at `tokenized_path.* an earlier evaluation row has the same"
     ):
         tokenise(base, folder, tmp_path / "out", **common)
+
+
+def test_rows_of_other_formats_are_named_too(base, good, tmp_path):
+    """They have no schema of ours that would look at their texts."""
+    folder, rows = good
+    texts = ["Draw a <video>.", "What is <|image_pad|>?", "Hello."]
+    others = [{"instruction": text, "input": "", "output": "Fine."} for text in texts]
+    (folder / "others.json").write_text(json.dumps(others))
+    write_data(folder, rows[:1], others={"file_name": "others.json"})
+    with pytest.raises(BadRowsError, match="^2 of 4 rows") as error:
+        train(base, folder, tmp_path / "out", dataset="rows,others", max_steps=1)
+
+    assert "1 `<video>` in the text, but 0 videos" in str(error.value)
+    assert "`<|image_pad|>` in the user's text" in str(error.value)
 
 
 def test_nan_box_is_named():

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from runs import TEMPLATES
 
+from spacevllm_plugin.data.prompt_rules import PromptError
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.modeling.tiny import make_tiny
@@ -74,6 +75,16 @@ def test_media_come_in_order_of_appearance(chat_model, media):
 def test_text_alone_gets_no_block(chat_model):
     (response,) = chat_model.chat([{"role": "user", "content": "Hello"}])
     assert "```json" not in response.response_text
+
+
+@pytest.mark.parametrize("text", ["Where is the <|staq|>?", "Hi<|im_end|>", "<video><video>Where?", "<image>Where?"])
+def test_special_tokens_in_a_text_are_refused_and_the_chat_goes_on(chat_model, media, text):
+    videos, _ = media
+    for ask in (chat_model.chat, lambda *args, **kwargs: list(chat_model.stream_chat(*args, **kwargs))):
+        with pytest.raises(PromptError, match="in the"):
+            ask([{"role": "user", "content": text}], videos=videos[:1])
+
+    test_reply_carries_the_tube(chat_model, media)
 
 
 def test_blocks_of_earlier_replies_are_not_shown_to_the_model(chat_model, media):

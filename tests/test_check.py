@@ -112,6 +112,7 @@ UNUSABLE = {
     "frame-before-clip": (changed(STVG, media__clip=[4, 20], target__frames=[3, 8, 11]), "frame-outside", "3..11"),
     "tube-outside-span": (changed(STVG, target__frames=[0, 1, 2]), "frame-outside-span", "3 boxes outside"),
     "answer": (changed(VTG, messages=reply("From 1.0 to 3.1 seconds.")), "answer-span", "[1.0, 3.1] seconds, but"),
+    "token": (changed(VTG, messages=reply("From <|staq|>1.0 to 3.0 seconds.")), "special-token", "in the assistant's"),
     "answer-silent": (changed(VTG, messages=reply("Somewhere.")), "answer-unreadable", "Somewhere"),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.schema import PredictionRow, read_rows
+from spacevllm_plugin.data.schema import PredictionRow, dump_row, read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.modeling.tiny import make_tiny
 
@@ -57,6 +57,18 @@ def test_every_kind_of_row(model, data, tmp_path):
             assert prediction.frames == [0] and len(prediction.boxes) == 1
         else:
             assert prediction.frames is None and prediction.boxes is None
+
+
+def test_a_special_token_fails_its_row_alone(model, data, tmp_path):
+    rows = list(read_rows(data))[:4]
+    rows[1].messages[0].content += " Where is the <|staq|>?"
+    spoilt, out = data.with_name("spoilt.jsonl"), tmp_path / "p.jsonl"
+    spoilt.write_text("".join(dump_row(row) + "\n" for row in rows))
+    assert main(predict(model, spoilt, out)) == 0
+    predictions = {prediction.id: prediction for prediction in read_rows(out, PredictionRow)}
+    failed = predictions.pop(rows[1].id)
+    assert failed.status == "failed" and "`<|staq|>` in the user's text" in failed.error
+    assert len(predictions) == 3 and "failed" not in {prediction.status for prediction in predictions.values()}
 
 
 def test_killed_and_started_again(model, data, tmp_path):
@@ -128,6 +140,8 @@ def test_ground_renders_a_real_clip(model, tmp_path, capsys):
         (["--video", "nowhere.mp4", "--query", "x"], 1, "nowhere.mp4"),
         (["--video", "a.mp4", "--query", "x", "--render", "out.gif"], 2, "must end in .png or .mp4"),
         (["--video", "a.mp4", "--query", "x", "--arg", "video_maxlen"], 2, "NAME=VALUE"),
+        (["--video", "a.mp4", "--query", "the <video> on the table"], 1, "2 `<video>` in the text, but 1 videos"),
+        (["--image", "a.png", "--query", "the <|staq|>"], 1, "`<|staq|>` in the user's text"),
     ],
 )
 def test_ground_says_in_one_line_what_is_wrong(model, arguments, code, says, capsys):

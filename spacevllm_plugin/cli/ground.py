@@ -36,17 +36,20 @@ def run(args: argparse.Namespace) -> None:
         if out.suffix not in suffixes:
             raise UsageError(f"--render {out}: the name must end in {' or '.join(suffixes)}")
 
-    engine = load(args)
-    # Not before: these import torch, and what is wrong with `--model` is to be said at once.
-    from ..data.plan import open_image
+    from ..data.prompt_rules import check_messages
     from ..data.prompts import instruction
     from ..data.schema import dump_row
-    from ..inference.grounding import ground_batch
-    from ..inference.render import render, render_image, tube_from_prediction
 
     task, tag = ("stvg", "<video>") if args.video else ("rec", "<image>")
     messages = [{"role": "user", "content": tag + instruction(task, args.query)}]
     images, videos = ([], [args.video]) if args.video else ([args.image], [])
+    check_messages(messages, len(images), len(videos))  # better known before the model is loaded
+    engine = load(args)
+    # Not before: these import torch, and what is wrong with `--model` is to be said at once.
+    from ..data.plan import open_image
+    from ..inference.grounding import ground_batch
+    from ..inference.render import render, render_image, tube_from_prediction
+
     item = engine.item(args.query, task, messages, images, videos)
     (prediction,) = ground_batch(engine.model, engine.prompter, [item], args.max_new_tokens)
     plan = item.videos[0] if args.video else None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .facts import Facts
+from .prompt_rules import check_text
 from .schema import AnnotationRow, Media, RowError, RowFields, parse_row, split_turns
 from .span_parser import read_span, says_span
 from .timeline import Timeline
@@ -47,6 +48,9 @@ def first_error(row: RowFields, facts: Facts | None) -> RowError | None:
     try:
         if not isinstance(row, AnnotationRow):
             row = parse_row(row.model_dump(exclude_none=True))
+
+        for message in row.messages:
+            check_text(message.content, message.role)
 
         split_turns(row.messages)
         check_fit(row, facts)

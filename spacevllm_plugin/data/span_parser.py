@@ -1,4 +1,8 @@
-"""What a model wrote, read back: spans of time, whatever unit and wording they come in."""
+"""What a model wrote, read back: spans of time, whatever unit and wording they come in.
+
+A server reads any text with this, so the work must grow no faster than the text: runs are possessive (`++`, `*+`, `(?>…)`:
+taken whole and never given back), and what may be repeated has a limit.
+"""
 
 import math
 import re
@@ -40,27 +44,33 @@ _UNIT_WORDS = {
     "frames": r"frames?|帧",
 }
 _UNIT = "|".join(f"(?:{words})" for words in _UNIT_WORDS.values())
-_NUMBER = r"\d+(?:\.\d+)?"
-_AMOUNT = rf"{_NUMBER}\s*(?:(?:{_UNIT})(?![a-z]))?"
-_CLOCK = rf"(?:\d+:){{1,2}}{_NUMBER}\s*(?:(?:s|secs?|seconds?|秒)(?![a-z]))?"
-_BEFORE = r"(?:(?:frames?|time|t|about|around|approximately|roughly|第|约|大约)\s*(?:number|no\.|[#=])?\s*|[~<≈]\s*)*"
+_NUMBER = r"\d++(?:\.\d++)?"
+_AMOUNT = rf"{_NUMBER}\s*+(?:(?:{_UNIT})(?![a-z]))?"
+_CLOCK = rf"(?:\d++:){{1,2}}{_NUMBER}\s*+(?:(?:s|secs?|seconds?|秒)(?![a-z]))?"
+# Hours, minutes, seconds and milliseconds: three may follow the first.
+_REST = rf"(?:\s*+{_NUMBER}\s*+(?:{_UNIT})(?![a-z])){{0,3}}"
+_WORD = r"(?:frames?|time|t|about|around|approximately|roughly|第|约|大约)\s*+(?:(?:number|no\.|[#=])\s*+)?|[~<≈]\s*+"
 # `1:12`, `72 s`, `1 min 12 s`, `frame 12`, `第12秒`; a bare number takes the unit of its neighbour, or seconds.
-_TIME = rf"({_BEFORE}(?:{_CLOCK}|{_AMOUNT}(?:\s*{_NUMBER}\s*(?:{_UNIT})(?![a-z]))*))"
+_TIME = rf"((?>(?:{_WORD}){{0,8}}(?:{_CLOCK}|{_AMOUNT}{_REST})))"
 # Not from inside a number, nor after its minus sign, decimal comma or colon; those of a sentence may stand there.
 _FRESH = r"(?<![\d.-])(?<!\d[,:])(?<![a-z])"
-_TO = r"\s*>?\s*(?:-+>?|~|→|to|until|till|through|up to|直到|至|到)\s*"
+_TO = r"\s*+(?:>\s*+)?(?:-++>?|~|→|to|until|till|through|up to|直到|至|到)\s*+"
 _START = r"\b(?:start\w*|begin\w*|onset)\b|开始|起始"
 _END = r"\b(?:end\w*|finish\w*|stop\w*|until)\b|结束|终止"
 
-_BETWEEN = re.compile(rf"(?:\bbetween\s+|在\s*){_TIME}\s*(?:and|和|与)\s*{_TIME}", re.IGNORECASE)
+_BETWEEN = re.compile(rf"(?:\bbetween\s++|在\s*+){_TIME}\s*+(?:and|和|与)\s*+{_TIME}", re.IGNORECASE)
 _LABELLED = re.compile(
-    rf"(?:{_START})[^\d-]{{0,25}}?{_TIME}[^\d]{{0,30}}?(?:{_END})[^\d-]{{0,25}}?{_TIME}", re.IGNORECASE
+    rf"(?:{_START})(?>[^\d-]{{0,25}}?{_TIME})[^\d]{{0,30}}?(?:{_END})[^\d-]{{0,25}}?{_TIME}", re.IGNORECASE
 )
-_CHINESE = re.compile(rf"{_FRESH}{_TIME}\s*开始[^\d]{{0,12}}{_TIME}\s*结束")
-_BRACKETED = re.compile(rf"[\[({{<]\s*{_TIME}\s*>?\s*[,;]\s*<?{_TIME}\s*[\])}}>]", re.IGNORECASE)
+_CHINESE = re.compile(rf"{_FRESH}{_TIME}\s*+开始[^\d]{{0,12}}{_TIME}\s*+结束")
+_BRACKETED = re.compile(rf"[\[({{<]\s*+{_TIME}\s*+(?:>\s*+)?[,;]\s*+<?{_TIME}\s*+[\])}}>]", re.IGNORECASE)
 _RANGE = re.compile(rf"{_FRESH}{_TIME}{_TO}{_TIME}", re.IGNORECASE)
-_FROM = re.compile(rf"(?:\bfrom\s+|从\s*){_TIME}{_TO}{_TIME}", re.IGNORECASE)
-_MOMENT = re.compile(rf"(?:\b(?:at|around|about|near)\s+|@\s*|[在于第约]\s*){_TIME}", re.IGNORECASE)
+_FROM = re.compile(rf"(?:\bfrom\s++|从\s*+){_TIME}{_TO}{_TIME}", re.IGNORECASE)
+_MOMENT = re.compile(rf"(?:\b(?:at|around|about|near)\s++|@\s*+|[在于第约]\s*+){_TIME}", re.IGNORECASE)
+# Every number of a time, with its unit if it has one.
+_PARTS = re.compile(rf"{_NUMBER}\s*+(?:({_UNIT})(?![a-z]))?", re.IGNORECASE)
+# A number that is no part of a clock.
+_PLAIN = re.compile(rf"(?<![\d.:]){_NUMBER}(?![\d:])")
 
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
@@ -88,15 +98,17 @@ def find_spans(text: str) -> list[WrittenSpan]:
     before bare ones, which may count something else (`2-3 people, from 4 to 9 s`). Without any pair, moments count (`at 3 s`):
     spans of equal ends.
     """
-    text = unicodedata.normalize("NFKC", answer_part(text))
+    # One character at a time: putting a run of accents in order takes the square of its length.
+    text = "".join(unicodedata.normalize("NFKC", character) for character in answer_part(text))
     text = re.sub("[−–—‒―〜∼]", "-", text.replace("～", "~"))
-    certain, bare, taken = [], [], []
+    certain, bare, taken = [], [], bytearray(len(text))
     for pattern in (_BETWEEN, _LABELLED, _CHINESE, _FROM, _BRACKETED, _RANGE):
         for match in pattern.finditer(text):
-            if any(match.start() < end and start < match.end() for start, end in taken):
+            place = slice(*match.span())
+            if any(taken[place]):
                 continue
 
-            taken.append(match.span())
+            taken[place] = b"\1" * len(match.group())
             span = _span(*match.groups())
             marked = pattern not in (_RANGE, _BRACKETED) or any(_has_unit(part) for part in match.groups())
             (certain if marked else bare).append((match.start(), span))
@@ -170,7 +182,7 @@ def rewrite_span(text: str, span_seconds: Span) -> str | None:
 
 def _plain_digits(text: str, span: Span) -> tuple[re.Match, re.Match] | None:
     """Where a span's two numbers stand in a text; None where they are clocks or another unit."""
-    numbers = list(re.finditer(rf"(?<![\d.:]){_NUMBER}(?![\d:])", text))
+    numbers = list(_PLAIN.finditer(text))
     pairs = zip(numbers, numbers[1:])
     return next((pair for pair in pairs if tuple(float(match.group()) for match in pair) == span), None)
 
@@ -209,10 +221,10 @@ def _units(part: str) -> list[str]:
     if re.search(r"frame|帧", part, re.IGNORECASE):
         return ["frames"]
 
-    words = (match.group(1) for match in re.finditer(rf"{_NUMBER}\s*({_UNIT})(?![a-z])", part, re.IGNORECASE))
     if ":" in part:
         return []
 
+    words = filter(None, _PARTS.findall(part))
     return [next(name for name, pattern in _UNIT_WORDS.items() if re.fullmatch(pattern, word, re.I)) for word in words]
 
 
@@ -224,7 +236,7 @@ def _seconds(part: str, default: str) -> float:
     """Seconds of `12.5`, `mm:ss`, `hh:mm:ss`, `72 s` or `1 min 12 s`."""
     if ":" in part:
         seconds = 0.0
-        for number in re.search(rf"(?:\d+:)+{_NUMBER}", part).group().split(":"):
+        for number in re.search(rf"(?:\d++:)+{_NUMBER}", part).group().split(":"):
             seconds = seconds * 60 + float(number)
 
         return seconds

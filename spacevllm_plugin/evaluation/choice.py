@@ -7,20 +7,23 @@ from ..data.schema import AnnotationRow, RowError
 from ..data.span_parser import answer_part
 
 
+# Any text must be read in time: as in `span_parser`, runs are possessive, and no two that follow each other overlap.
 # `A. text`, `(A) text`, `A) text`, `A: text`, at the start of a line or behind white space.
-_OPTION = re.compile(r"(?:^|\s)\(?([A-J])[).:]\s*(.*?)(?=\s+\(?[A-J][).:]\s|\n|\Z)", re.DOTALL)
+_OPTION = re.compile(r"(?:^|\s)\(?([A-J])[).:]\s*(.*?)(?=(?<!\s)\s++\(?[A-J][).:]\s|\n|\Z)", re.DOTALL)
 _YES_NO = ("yes", "no")
 
 # The letter that stands first, or alone, or behind words that announce it.
 _ANNOUNCED = re.compile(
-    r"\b(?:answer|option|choice|choose|select|pick)\b(?:\s+(?:is|was|would be|should be))?\s*[:：]?\s*"
-    r"(?:option\s*)?[*(\[\"']*([A-J])\b(?![a-z'])|(?:答案|选项|选择|选)(?:是|为)?\s*[:：]?\s*[(（]?([A-J])(?![A-Za-z])",
+    r"\b(?:answer|option|choice|choose|select|pick)\b(?:\s++(?:is|was|would be|should be))?\s*+(?:[:：]\s*+)?"
+    r"(?:option\s*+)?[*(\[\"']*+([A-J])\b(?![a-z'])"
+    r"|(?:答案|选项|选择|选)(?:是|为)?\s*+(?:[:：]\s*+)?[(（]?([A-J])(?![A-Za-z])",
     re.IGNORECASE,
 )
 _LEADING = re.compile(r"^[\s*(\[\"'（]*([A-Ja-j])(?:[\s*)\]\"'）]*$|[).:：,，、）\]]|\*\*)")
+_ARTICLE = re.compile(r"[ai]\s++\w")
 # Two letters offered as one answer: anywhere, or as all that is said.
 _SEVERAL = re.compile(r"(?<![A-Za-z'])[A-J]\)?\s*(?:\b(?:and|or)\b|[&/和或])\s*\(?[A-J](?![A-Za-z'])")
-_LISTED = re.compile(r"\W*[A-J](?:\W*(?:[,，&/和或]|and|or)\W*[A-J])+\W*")
+_LISTED = re.compile(r"\W*+[A-J](?:(?:(?=[^\w,，&/]*+[,，&/])\W++|\W*+(?:和|或|and|or)\W*+)[A-J])++\W*+")
 # A bare capital: "A" and "I" are words, so they count only where nothing but punctuation follows.
 _ALONE = re.compile(r"(?<![A-Za-z'])\(?([B-HJ])\)?(?![A-Za-z'])|\(([AI])\)|(?<![A-Za-z'])([AI])(?=[.)]*\s*$)")
 
@@ -110,12 +113,13 @@ def _announced(text: str, match: re.Match, options: dict[str, str]) -> set[str]:
     spelt = [
         letter
         for letter in texts
-        if len(texts[letter]) > 1 and re.match(rf"{re.escape(texts[letter])}(?!\w)", text[start:].lower())
+        if len(texts[letter]) > 1
+        and re.compile(rf"{re.escape(texts[letter])}(?!\w)", re.IGNORECASE).match(text, start)
     ]
     if spelt:
         return {max(spelt, key=lambda letter: len(texts[letter]))}
 
-    return set() if re.match(r"[ai]\s+\w", text[start:]) else {text[start].upper()}
+    return set() if _ARTICLE.match(text, start) else {text[start].upper()}
 
 
 def _known(letter: str, options: dict[str, str]) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..data.media import in_order, locate, video_source
 from ..data.prompters import Prompter
-from ..data.schema import AnnotationRow
+from ..data.schema import VISUAL_TAGS, AnnotationRow
 from .grounding import GroundingItem
 
 
@@ -39,12 +39,14 @@ class Engine:
 
         Raises:
             MediaError: A medium cannot be opened.
+            PromptError: The texts are not fit for a prompt, see `prompt_rules`.
         """
         image_plans, video_plans = self.prompter.plan(images, videos)
+        expanded = self.prompter.expand_messages(messages, image_plans, video_plans)
         plans = in_order(messages, image_plans, video_plans)
-        messages = self.prompter.expand_messages(messages, image_plans, video_plans)
-        messages = [*messages, {"role": "assistant", "content": ""}]
-        token_ids, _ = self.template.encode_oneturn(self.processor.tokenizer, messages, system)
+        expanded = [*expanded, {"role": "assistant", "content": ""}]
+        token_ids, _ = self.template.encode_oneturn(self.processor.tokenizer, expanded, system)
+        self.prompter.check_tokens(token_ids, image_plans, video_plans)
         return GroundingItem(row_id, task, token_ids, image_plans, video_plans, plans, media)
 
     def row_item(self, row: AnnotationRow, images: list[Any], videos: list[Any]) -> GroundingItem:
@@ -52,9 +54,10 @@ class Engine:
 
         Raises:
             MediaError: A medium cannot be opened.
+            PromptError: Its texts are not fit for a prompt.
         """
         system, messages = row_prompt(row)
-        return self.item(row.id, row.task, messages, images, videos, row.media, system)
+        return self.item(row.id, row.task, messages, *shown(messages, images, videos), row.media, system)
 
 
 def row_prompt(row: AnnotationRow) -> tuple[str | None, list[dict[str, str]]]:
@@ -78,10 +81,17 @@ def row_media(row: AnnotationRow, media_dir: Any) -> tuple[list[Any], list[Any]]
     return images, videos
 
 
+def shown(messages: list[dict[str, str]], images: list[Any], videos: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The images and videos of a row that these messages show: later turns, which were cut off, may show more."""
+    text = "".join(message["content"] for message in messages)
+    return images[: text.count(VISUAL_TAGS["images"])], videos[: text.count(VISUAL_TAGS["videos"])]
+
+
 def row_item(engine: Engine, row: AnnotationRow, media_dir: Any) -> GroundingItem:
     """The prompt of an annotation row whose media lie in `media_dir`.
 
     Raises:
         MediaError: A medium cannot be opened.
+        PromptError: Its texts are not fit for a prompt.
     """
     return engine.row_item(row, *row_media(row, media_dir))

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data.jsonl import append_lines, recover
+from ..data.prompt_rules import PromptError
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
 from .engine import Engine, row_media
@@ -82,12 +83,12 @@ def _batches(rows: Iterable[AnnotationRow], size: int) -> Iterator[list[Annotati
 def ground_rows(
     engine: Engine, rows: Iterable[tuple[AnnotationRow, list[Any], list[Any]]], max_new_tokens: int
 ) -> list[PredictionRow]:
-    """Ground a batch of rows, each with its images and videos; one whose media cannot be opened fails alone."""
+    """Ground a batch of rows, each with its images and videos; one of which no prompt can be made fails alone."""
     items: list[GroundingItem | PredictionRow] = []
     for row, images, videos in rows:
         try:
             items.append(engine.row_item(row, images, videos))
-        except MediaError as err:
+        except (MediaError, PromptError) as err:
             items.append(_failed(row.id, err))
 
     readable = [item for item in items if isinstance(item, GroundingItem)]

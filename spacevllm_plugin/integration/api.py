@@ -1,4 +1,4 @@
-"""Hook on `api.app`: a request whose media cannot be read is answered 400 and one line, streamed or not."""
+"""Hook on `api.app`: a request whose media or texts cannot be used is answered 400 and one line, streamed or not."""
 
 import binascii
 from collections.abc import AsyncIterator
@@ -11,16 +11,18 @@ from PIL.Image import DecompressionBombError
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
+from ..data.prompt_rules import PromptError
 from ..data.video import MediaError
 from .request_files import most_bytes
 from .template import is_ours
 
 
-# What reading a request's media raises, in the engine and in LLaMA-Factory, and the answer; a `MediaError` is its own.
+# What reading a request raises, in the engine and in LLaMA-Factory, and the answer; our own errors are theirs.
 NO_IMAGE = "an image of the request is not a readable image"
 NOT_FETCHED = "an image or video of the request could not be fetched from its URL"
 UNREADABLE = {
     MediaError: "",
+    PromptError: "",
     RequestException: NOT_FETCHED,
     HTTPError: NOT_FETCHED,
     binascii.Error: "an image or video of the request is not base64",
@@ -63,7 +65,7 @@ async def begun(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def install(module: ModuleType) -> None:
-    """Give the apps of our models handlers for media errors, and streams that meet these before they have begun."""
+    """Give the apps of our models handlers for these errors, and streams that meet these before they have begun."""
     create_app, response_class = module.create_app, module.EventSourceResponse
 
     class EventSourceResponse(response_class):

@@ -16,7 +16,8 @@ from .template import is_ours
 
 
 OPENING, CLOSING = "\n\n```json\n", "\n```"
-BLOCK = re.compile(re.escape(OPENING) + r'\{"tubes": .*?\}' + re.escape(CLOSING), re.DOTALL)
+# One line of JSON: to look beyond it for a closing that is missing would take the square of a long message.
+BLOCK = re.compile(re.escape(OPENING) + r'\{"tubes": .*\}' + re.escape(CLOSING))
 
 _call = threading.local()  # what `_process_args` hands to the `_chat` that called it, in the same thread
 

@@ -74,7 +74,7 @@ class GroundingEncoding:
             raise BadRowsError("the messages are not user and assistant in turn")
 
         images, videos = example["_images"] or [], example["_videos"] or []
-        processor = self.processor
+        plugin = self.template.mm_plugin
         cutoff_len = self.data_args.cutoff_len
         limited, self.data_args = self.data_args, replace_cutoff(self.data_args, NO_CUTOFF)
         try:
@@ -90,6 +90,9 @@ class GroundingEncoding:
         finally:
             self.data_args = limited
 
+        prompter = plugin.prompter(self.processor)
+        image_plans, video_plans = prompter.plan(images, videos)
+        prompter.check_tokens(input_ids, image_plans, video_plans)
         if len(input_ids) > cutoff_len:
             if images or videos:  # a cut might go through a frame
                 raise BadRowsError(f"needs `cutoff_len` of at least {len(input_ids)}, but it is {cutoff_len}")
@@ -97,15 +100,13 @@ class GroundingEncoding:
             input_ids, labels = input_ids[:cutoff_len], labels[:cutoff_len]
 
         # With `train_on_prompt` the model would learn to write what only stands for frames and queries.
-        plugin = self.template.mm_plugin
         silent = {*self.tokenizer.convert_tokens_to_ids([STAQ_TOKEN, plugin.image_token, plugin.video_token])}
         labels = [IGNORED if label in silent else label for label in labels]
         annotation = AnnotationRow.model_validate(row) if row is not None else None
-        image_plans, video_plans = plugin.prompter(processor).plan(images if annotation else [], videos)
         if video_plans and annotation is not None:
             check_span(annotation, video_plans[0].timeline.num_frames)
 
-        if annotation is not None and RunOptions.on(processor).training.on_mismatch != "trust":
+        if annotation is not None and RunOptions.on(self.processor).training.on_mismatch != "trust":
             check_fit(annotation, _facts(annotation, image_plans, video_plans))
 
         image_targets, tubes = query_targets(annotation, len(images), video_plans)

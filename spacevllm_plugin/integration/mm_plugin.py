@@ -36,7 +36,6 @@ def install(module: ModuleType) -> None:
 
         def process_messages(self, messages, images, videos, audios, processor):
             self._validate_input(processor, images, videos, audios)
-            self._validate_messages(messages, images, videos, audios)
             prompter = self.prompter(processor)
             return prompter.expand_messages(messages, *prompter.plan(images, videos))
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..data.prompt_rules import check_text
 from ..modeling.configuration import STAQ_TOKEN
 from .mm_plugin import PLUGIN_NAME
 
@@ -52,12 +53,18 @@ def install(module: ModuleType) -> None:
     """Register the templates."""
 
     class SpaceVLLMTemplate(module.Template):
-        """Gives the tokenizer the placeholder token."""
+        """Gives the tokenizer the placeholder token, and checks texts of its own."""
 
         def fix_special_tokens(self, tokenizer) -> None:
             super().fix_special_tokens(tokenizer)
             if STAQ_TOKEN not in tokenizer.get_vocab():
                 tokenizer.add_tokens([STAQ_TOKEN], special_tokens=True)
+
+        def _encode(self, tokenizer, messages, system, tools):
+            # The messages were checked before they got their visual tokens.
+            check_text(system or "", "system")
+            check_text(tools or "", "tools")
+            return super()._encode(tokenizer, messages, system, tools)
 
     for name, spec in TEMPLATES.items():
         module.register_template(

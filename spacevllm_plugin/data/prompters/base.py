@@ -18,6 +18,7 @@ from PIL import Image
 from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
 from ..frame_cache import FrameCache
 from ..plan import Preprocessing, VideoPlan, image_size, open_image, plan_video
+from ..prompt_rules import PromptError, check_messages
 from ..schema import MEDIA_TAG
 from ..video import MediaError, content_key, read
 
@@ -117,7 +118,12 @@ class Prompter(ABC):
     def expand_messages(
         self, messages: list[dict[str, str]], images: list[ImagePlan], videos: list[VideoPlan]
     ) -> list[dict[str, str]]:
-        """Replace the `<image>` and `<video>` tags, in order, by visual tokens and queries."""
+        """Replace the `<image>` and `<video>` tags, in order, by visual tokens and queries.
+
+        Raises:
+            PromptError: The texts are not fit for it, see `prompt_rules`.
+        """
+        check_messages(messages, len(images), len(videos))
         plans = {"<image>": iter(images), "<video>": iter(videos)}
 
         def expand(match: re.Match) -> str:
@@ -137,6 +143,22 @@ class Prompter(ABC):
             expanded.append({**message, "content": MEDIA_TAG.sub(expand, content)})
 
         return expanded
+
+    def check_tokens(self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]) -> None:
+        """Count what the model will look for in a row's tokens against its media.
+
+        Raises:
+            PromptError: The counts differ: the tokenizer made more, or less, of the texts than was written there.
+        """
+        written = "".join(self.image_text(self.grid(plan)) for plan in images)
+        written += "".join(self.video_text(plan, self.grid(plan)) for plan in videos)
+        for token in (STAQ_TOKEN, self.image_token, self.video_token):
+            (token_id,) = self._ids(token)
+            found, meant = ids.count(token_id), written.count(token)
+            if found != meant:
+                raise PromptError(
+                    f"{found} times `{token}` in the tokens, but the media have {meant}", "special-token"
+                )
 
     def model_inputs(
         self, token_ids: list[list[int]], images: list[list[ImagePlan]], videos: list[list[VideoPlan]]
@@ -201,11 +223,18 @@ class Prompter(ABC):
             begin = queries[len(owners) - 1] + 1 if owners else 0
             visual = [token for token in ids[begin : queries[len(owners)]] if token in (image, video)]
             plan = next(images if image in visual else videos, None)
-            if plan is None or len(visual) != self._first_visual(plan):
+            if plan is None and not plans:
+                raise PromptError(
+                    f"{len(queries)} `{STAQ_TOKEN}` in the tokens of a row without media", "special-token"
+                )
+
+            count = len(plan.groups) if isinstance(plan, VideoPlan) else 1
+            fits = plan is not None and len(visual) == self._first_visual(plan)
+            if not fits or len(owners) + count > len(queries):
                 raise MediaError(f"{self._name(plan or plans[-1])}: no longer as it was when the row was tokenised")
 
             plans.append(plan)
-            owners += [(plan, i) for i in range(len(plan.groups) if isinstance(plan, VideoPlan) else 1)]
+            owners += [(plan, i) for i in range(count)]
 
         lines = []
         turn_end, caption = -1, (0, 0)

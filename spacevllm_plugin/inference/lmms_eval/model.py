@@ -9,6 +9,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from ...bootstrap import install
+from ...data.prompt_rules import PromptError
 from ...data.schema import VISUAL_TAGS
 from ...data.video import MediaError
 from ...integration.engine_loader import load_engine
@@ -54,7 +55,7 @@ class SpaceVLLM(lmms):
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """Answers in the requests' order; an empty one, and a warning, where a medium cannot be read."""
+        """Answers in the requests' order; an empty one, and a warning, where a medium or a text cannot be used."""
         answers = []
         pending, bar = iter(requests), tqdm(total=len(requests), desc="spacevllm")
         while batch := list(islice(pending, self.batch_size)):
@@ -75,7 +76,7 @@ class SpaceVLLM(lmms):
         for place, request in enumerate(requests):
             try:
                 items.append(self._item(str(place), request))
-            except MediaError as err:
+            except (MediaError, PromptError) as err:
                 failed[str(place)] = str(err)
 
         limit = max(request.args[1].get("max_new_tokens", MAX_NEW_TOKENS) for request in requests)
