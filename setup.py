@@ -96,7 +96,9 @@ setup(
         "pyarrow>=15,<27",
         "pydantic>=2.7,<3",
         "pyyaml>=6.0.1,<7",
+        "requests>=2.32.2,<3",
         "tqdm>=4.66.3,<5",
+        "urllib3>=1.26,<3",
     ],
     # None of these can pull torch or transformers out of the range above: pip resolves both together.
     extras_require={
