@@ -37,6 +37,7 @@ def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:
     """id -> (a bad row, what its message must say): one of each kind."""
     (folder / "videos" / "garbage.mp4").write_bytes(b"this is no video" * 100)
     (folder / "videos" / "empty.mp4").write_bytes(b"")
+    conftest.write_image(folder / "videos" / "wide.png", width=64)
     media, frames = row["media"], row["target"]["frames"]
     conftest.write_video(
         folder / "videos" / "wide.mp4", media["num_frames"], width=64, height=48, fps=int(media["fps"])
@@ -78,6 +79,20 @@ MISFITS = {
     "turned": (
         {"videos": ["videos/wide.mp4"], "media__width": 48, "media__height": 64},
         "media-size: media says 48x64 pixels, but the file has 64x48 (sizes are those of the picture as displayed)",
+    ),
+    "picture": (
+        {
+            "task": "rec",
+            "videos": None,
+            "images": ["videos/wide.png"],
+            "messages": [{"role": "user", "content": "<image>Where?"}, {"role": "assistant", "content": "There."}],
+            "target": {"frames": [0], "boxes": [[1, 2, 30, 40]]},
+        },
+        "media-size: media says 48x48 pixels, but the file has 64x48",
+    ),
+    "beyond": (
+        {"task": "vtg", "media": None, "target": {"span_seconds": [1.0, 9.0]}},
+        "span-beyond-end: span_seconds [1.0, 9.0] of a video of 6.00 s",
     ),
     "seconds": ({"target__span_seconds": [0.0, 99.0]}, "span-seconds: span_seconds [0.0, 99.0] are not those of"),
 }
@@ -141,6 +156,7 @@ def test_bad_rows_are_left_out_on_request(base, good, tmp_path, caplog):
 
 def test_rows_that_do_not_fit_their_files_may_be_trusted(base, good, tmp_path):
     folder, rows = good
+    bad_rows(folder, rows[0])
     misfits = [changed(rows[0], name, **changes) for name, (changes, _) in MISFITS.items()]
     write_data(folder, misfits)
     found = tokenise(base, folder, tmp_path / "out", dataset="rows", on_mismatch="trust")

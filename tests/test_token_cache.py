@@ -81,6 +81,20 @@ def test_what_the_tokens_depend_on_counts(data, start):
     assert start(data)[0] == 2
 
 
+def test_mixtures_and_splits_are_kept_too(data, start):
+    (data / "words.json").write_text(
+        json.dumps([{"instruction": f"Say {i}.", "input": "", "output": f"{i}"} for i in range(5)])
+    )
+    rows = [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
+    write_data(data, rows, words={"file_name": "words.json"})
+    options = {"dataset": "rows,words", "mix_strategy": "interleave_over", "interleave_probs": "0.5,0.5"}
+    options |= {"val_size": 2, "grounding_metrics": False}
+    count, first = start(data, **options)
+    assert count == len(first) + 2
+    count, again = start(data, **options)
+    assert count == 0 and again["input_ids"] == first["input_ids"]
+
+
 def test_another_tokenizer_counts(data, start, tiny_base, tmp_path):
     from transformers import AutoTokenizer
 
