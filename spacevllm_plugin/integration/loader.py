@@ -8,6 +8,7 @@ from ..modeling.configuration import STAQ_TOKEN, UPGRADES, GroundingOptions, Spa
 from ..modeling.grounding_model import HEAD_MODULES
 from .checkpoint import apply_recorded
 from .options import RunOptions
+from .placement import keep_on_one_gpu
 from .template import TEMPLATES
 
 
@@ -96,6 +97,7 @@ def install(module: ModuleType) -> None:
         patch_config(config, tokenizer, model_args, init_kwargs, is_trainable)
         if backbone_of(model_args) is not None:
             keep_heads_unquantised(init_kwargs)
+            keep_on_one_gpu(config, init_kwargs)
 
     @wraps(apply_liger_kernel)
     def _apply_liger_kernel(config, model_args, is_trainable, require_logits):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import initialization
 from transformers.utils import ModelOutput
 
@@ -97,6 +98,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         self.presence_layer = depth - max(1, depth // 4) if options.presence_head else None
         self.loss_options = LossOptions()
         self.post_init()
+        # A model spread over GPUs keeps its decoder whole. FSDP would take it for a unit, and round what goes in.
+        if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+            self._no_split_modules = {*self._no_split_modules, SpaceDecoder.__name__}
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         if isinstance(module, STAQEmbedding):  # not every backbone initialises embeddings
@@ -184,6 +188,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         is_prefill = input_ids is not None and past_length == 0
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+            # A model may be spread over GPUs: all that is looked up in the prompt is, where its embeddings are.
+            input_ids = input_ids.to(inputs_embeds.device)
+            staq_layout = staq_layout.to(inputs_embeds.device) if staq_layout is not None else None
 
         # What depends on values is looked up before the language model is launched: behind it, the host would wait.
         layout = index = supervised = None
@@ -200,8 +207,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
                 box_targets = torch.full((len(staq_layout), 4), torch.nan, device=staq_layout.device)
 
             only_learned = self.training and labels is not None
-            index = index_queries(is_query, is_visual, layout, box_targets if only_learned else None)
-            queries = self.staq_embedding(layout).to(inputs_embeds.dtype)
+            wanted = box_targets.to(input_ids.device) if only_learned else None
+            index = index_queries(is_query, is_visual, layout, wanted)
+            queries = self.staq_embedding(layout).to(inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
             inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
             kwargs.update(language_inputs)
@@ -234,8 +242,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             rope_deltas=getattr(self.model, "rope_deltas", None),
         )
         if layout is not None:
-            earlier = earlier[0] if earlier else None
-            result.boxes, result.presence, anchor = self._decode_boxes(len(staq_layout), index, states, earlier)
+            result.boxes, result.presence, anchor = self._decode_boxes(
+                len(staq_layout), index.to(states.device), states, earlier[0].to(states.device) if earlier else None
+            )
             if not self.training:
                 keep_prefill_boxes(result.boxes)
 
@@ -244,7 +253,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             if layout is not None:
                 self._add_space_losses(result, layout, box_targets, num_boxes_in_batch)
                 if anchor is not None:
-                    result.anchor_sums = anchor_sums(anchor, box_targets[index.line])
+                    result.anchor_sums = anchor_sums(anchor, box_targets[index.line].to(anchor.center.device))
 
         if not (self.training and labels is not None):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -271,9 +280,10 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             queries_per_caption=index.queries_per_caption,
             earlier=earlier[index.row, index.position] if earlier is not None else None,
         )
-        boxes = boxes.new_zeros(total, 4).index_copy(0, index.line, boxes)
+        line = index.line.to(boxes.device)
+        boxes = boxes.new_zeros(total, 4).index_copy(0, line, boxes)
         if presence is not None:
-            presence = presence.new_zeros(total).index_copy(0, index.line, presence)
+            presence = presence.new_zeros(total).index_copy(0, line, presence)
 
         return Decoded(boxes, presence, anchor)
 
@@ -287,8 +297,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     ) -> None:
         # A prompt is thousands of visual tokens and an answer a dozen: logits of the prompt would only cost memory.
         row, position = supervised
-        logits = self.lm_head(states[row, position]).float()
-        total = torch.nn.functional.cross_entropy(logits, labels[row, position + 1], reduction="sum")
+        targets = labels[row, position + 1]
+        logits = self.lm_head(states[row.to(states.device), position.to(states.device)]).float()
+        total = torch.nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
         count = len(row) if num_items_in_batch is None else num_items_in_batch
         count = torch.as_tensor(count, device=total.device, dtype=torch.float32).clamp(min=1)
         result.loss = result.loss_lm = total / count
@@ -300,10 +311,12 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         box_targets: torch.Tensor,
         num_boxes_in_batch: torch.Tensor | int | None,
     ) -> None:
-        weights = self.loss_options
+        weights, device = self.loss_options, result.boxes.device
+        box_targets, frame_index = box_targets.to(device), layout.frame_index.to(device)
         result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
         space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
-        result.loss = result.loss + weights.space_loss_weight * space_loss
+        result.loss = result.loss + (weights.space_loss_weight * space_loss).to(result.loss.device)
         if result.presence is not None:
-            result.loss_presence = presence_loss(result.presence, box_targets, layout.frame_index, num_boxes_in_batch)
-            result.loss = result.loss + weights.presence_loss_weight * result.loss_presence
+            result.loss_presence = presence_loss(result.presence, box_targets, frame_index, num_boxes_in_batch)
+            weighted = weights.presence_loss_weight * result.loss_presence
+            result.loss = result.loss + weighted.to(result.loss.device)

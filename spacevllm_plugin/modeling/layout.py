@@ -67,6 +67,10 @@ class QueryIndex(NamedTuple):
     caption_mask: torch.Tensor
     queries_per_caption: list[int]
 
+    def to(self, device: torch.device) -> "QueryIndex":
+        """The same on another device."""
+        return QueryIndex(*(part.to(device) if isinstance(part, torch.Tensor) else part for part in self))
+
 
 def index_queries(
     is_query: torch.Tensor, is_visual: torch.Tensor, layout: Layout, box_targets: torch.Tensor | None = None

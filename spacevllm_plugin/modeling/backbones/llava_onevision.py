@@ -32,7 +32,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
         grids = self._encode(visual["pixel_values"])
         is_image = (layout.frame_index < 0).tolist()
         is_last = (layout.frame_index == layout.num_frames - 1).tolist()
-        newline = self.model.image_newline.to(grids.dtype)
+        newline = self.model.image_newline.to(grids)
         newline_per_row = GroundingOptions(**(self.config.grounding or {})).frame_tokens == "llava_video"
         parts = []
         for grid, image, last in zip(grids, is_image, is_last):
@@ -46,7 +46,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
                 pooled = F.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")
                 parts += [pooled[0].permute(1, 2, 0).flatten(0, 1)] + [newline[None]] * last
 
-        features = torch.cat(parts).to(inputs_embeds.dtype)
+        features = torch.cat(parts).to(inputs_embeds)
         mask = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
         if int(mask.sum()) != features.shape[0]:
             raise ValueError(f"{int(mask.sum())} visual tokens in the prompt but {features.shape[0]} features.")

@@ -31,12 +31,9 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         if from_image.numel() != features.shape[0]:
             raise ValueError(f"{from_image.numel()} visual tokens in the prompt but {features.shape[0]} features.")
 
-        order = torch.empty(features.shape[0], dtype=torch.long, device=features.device)
-        order[from_image.nonzero()[:, 0]] = torch.arange(int(from_image.sum()), device=features.device)
-        order[(~from_image).nonzero()[:, 0]] = torch.arange(
-            int(from_image.sum()), features.shape[0], device=features.device
-        )
-        features = features[order].to(inputs_embeds.dtype)
+        # The place among the features of each visual token: a stable sort brings the images' to the front.
+        order = (~from_image).long().argsort(stable=True).argsort()
+        features = features.to(inputs_embeds)[order]
         inputs_embeds = inputs_embeds.masked_scatter(visual_mask[..., None], features)
         return inputs_embeds, self.deepstack_inputs(output, visual_mask, order)
 
@@ -51,13 +48,14 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         if staq_layout is None:
             return None
 
-        positions, self.model.rope_deltas = self.get_rope_index(
-            input_ids,
-            image_grid_thw=visual["image_grid_thw"],
-            video_grid_thw=visual["video_grid_thw"],
-            attention_mask=attention_mask,
-            staq_layout=staq_layout,
-        )
+        given = {
+            "image_grid_thw": visual["image_grid_thw"],
+            "video_grid_thw": visual["video_grid_thw"],
+            "attention_mask": attention_mask,
+            "staq_layout": staq_layout,
+        }
+        given = {name: value.to(input_ids.device) for name, value in given.items() if value is not None}
+        positions, self.model.rope_deltas = self.get_rope_index(input_ids, **given)
         return positions
 
     def _prepare_position_ids_for_generation(
@@ -67,7 +65,7 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         text_positions = GenerationMixin._prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs)
         cache = model_kwargs.get("past_key_values")
         if cache is not None and cache.get_seq_length() != 0:
-            return text_positions[None] + self.model.rope_deltas
+            return text_positions[None] + self.model.rope_deltas.to(text_positions.device)
 
         visual = {name: model_kwargs.get(name) for name in self.visual_inputs}
         vision_positions = self.prefill_positions(

@@ -19,7 +19,7 @@ class SpaceVLLMQwen3VLForConditionalGeneration(SpaceVLLMQwenMixin, Qwen3VLForCon
         """The vision tower's intermediate features, which Qwen3-VL adds in its first layers."""
         return {
             "visual_pos_masks": visual_mask,
-            "deepstack_visual_embeds": [features[order] for features in output.deepstack_features],
+            "deepstack_visual_embeds": [features.to(order.device)[order] for features in output.deepstack_features],
         }
 
     def get_rope_index(
