@@ -71,6 +71,11 @@ class VideoPlan:
         object.__setattr__(self, "seconds", seconds)
 
     @property
+    def shown(self) -> list[int]:
+        """Native frames that the model gets, in order; the last repeats where a group has to be filled."""
+        return [frame for group in self.groups for frame in group]
+
+    @property
     def duration(self) -> float:
         """Seconds of the clip."""
         return self.timeline.seconds(self.clip[1]) - self.timeline.seconds(self.clip[0])

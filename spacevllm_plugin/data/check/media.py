@@ -149,8 +149,8 @@ def _video_facts(job: Job) -> Facts:
         options = Preprocessing(video_maxlen=reading.maxlen, video_fps=reading.fps)
         # A clip beyond the end is a row's mistake, not the file's.
         if ref.clip is None or 0 <= ref.clip[0] < min(ref.clip[1], timeline.num_frames):
-            groups = plan_video(ref, options, reading.sampling, temporal_patch_size=1).groups
-            read(ref, [frame for group in groups for frame in group])
+            plan = plan_video(ref, options, reading.sampling, temporal_patch_size=1)
+            read(ref, plan.shown, each=lambda picture: None)
 
     facts = Facts(info.width, info.height, timeline.num_frames, timeline.fps if own_clock else None)
     if timeline.timestamps is None:

@@ -1,6 +1,6 @@
 """What the Qwen-VL prompters share."""
 
-from collections.abc import Sequence
+import math
 
 import torch
 from PIL import Image
@@ -8,7 +8,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from ...modeling.configuration import STAQ_TOKEN
 from ..plan import VideoPlan
-from .base import Grid, ImagePlan, Prompter, stack_frames
+from .base import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
 
 
 class QwenPrompter(Prompter):
@@ -53,19 +53,21 @@ class QwenPrompter(Prompter):
         """See `Prompter`."""
         return self.size(plan)
 
-    def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def resize(self, plan: VideoPlan | ImagePlan, picture: Image.Image) -> torch.Tensor:
         """See `Prompter`."""
         size = self.size(plan)
-        return stack_frames([one if one.size == size else one.resize(size, Image.BICUBIC) for one in pictures])
+        return pixels(picture if picture.size == size else picture.resize(size, Image.BICUBIC))
 
     def tensors(
         self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
     ) -> dict[str, torch.Tensor]:
         """See `Prompter`."""
-        images, videos = [], []
-        for plan, frames in zip(plans, pictures):
+        own = self.processor.video_processor
+        images, videos, shapes = [], [], []
+        for plan, frames, grid in zip(plans, pictures, grids):
             if isinstance(plan, VideoPlan):
                 videos.append(frames)
+                shapes.append((len(plan.groups), grid.rows * own.merge_size, grid.columns * own.merge_size))
             else:
                 images += frames
 
@@ -74,9 +76,13 @@ class QwenPrompter(Prompter):
             inputs.update(self.processor.image_processor(images, do_resize=False, return_tensors="pt"))
 
         if videos:
-            video_inputs = self.processor.video_processor(
-                videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt"
+            # Patches lie one temporal patch after the other, so that those of some frames follow those of the frames before.
+            patches = (
+                own(videos=[some], do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+                for frames in videos
+                for some in frames.split(FRAMES_AT_ONCE)
             )
-            inputs.update({name: video_inputs[name] for name in ("pixel_values_videos", "video_grid_thw")})
+            inputs["pixel_values_videos"] = joined(patches, sum(map(math.prod, shapes)))
+            inputs["video_grid_thw"] = torch.tensor(shapes)
 
         return dict(inputs)

@@ -1,7 +1,10 @@
 """The reader: what a video holds (`probe`), and the pictures of chosen native frames (`read`)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
 
 from ..timeline import Timeline
 from .backends import decode
@@ -31,15 +34,17 @@ def content_key(ref: VideoRef, frames: Sequence[int]) -> tuple:
     return tuple((os.path.abspath(path), *rest) for path, *rest in map(identity, names)), tuple(frames)
 
 
-def read(ref: VideoRef, frames: Sequence[int]) -> Frames:
+def read(ref: VideoRef, frames: Sequence[int], each: Callable[[Image.Image], Any] = lambda picture: picture) -> Frames:
     """Decode chosen frames.
 
     Args:
         ref: The video.
         frames: 0-based native frame numbers of the file (not of the clip) in presentation order; any order, may repeat.
+        each: What is kept of an upright RGB picture; called once it is decoded, perhaps from several threads at once. Only
+            one picture for each decoding thread is in memory at a time, beside those that this keeps.
 
     Returns:
-        Upright RGB pictures in the order asked, with their native numbers and times.
+        The pictures, or what `each` made of them, in the order asked, with their native numbers and times.
 
     Raises:
         MediaError: The video cannot be opened, or one of the frames cannot be decoded.
@@ -56,7 +61,17 @@ def read(ref: VideoRef, frames: Sequence[int]) -> Frames:
     if outside is not None:
         raise MediaError(f"{ref.path or files[0]}: frame {outside} is not among its {timeline.num_frames} frames")
 
+    kept: dict[int, Any] = {}
+
+    def keep(frame: int, picture: Image.Image) -> None:
+        kept[frame] = each(picture)
+
     wanted = sorted(set(frames))
-    images = decode(ref.path, index, wanted) if files is None else {f: read_image(files[f]) for f in wanted}
+    if files is None:
+        decode(ref.path, index, wanted, keep)
+    else:
+        for frame in wanted:
+            keep(frame, read_image(files[frame]))
+
     seconds = tuple(timeline.seconds(f) for f in frames) if timeline.fps else None
-    return Frames(tuple(frames), seconds, tuple(images[f] for f in frames))
+    return Frames(tuple(frames), seconds, tuple(kept[f] for f in frames))

@@ -4,8 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-
-from PIL import Image
+from typing import Any
 
 from ..timeline import Timeline
 
@@ -75,18 +74,18 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class Frames(Sequence[Image.Image]):
+class Frames(Sequence[Any]):
     """Decoded frames, in the order asked for; as a sequence, their pictures.
 
     Attributes:
         ids: 0-based native frame numbers of the file, in presentation order.
         seconds: When each starts; the file's first frame is at 0. None for frame images without fps.
-        images: Upright RGB pictures.
+        images: Upright RGB pictures, or what the reader was told to make of each.
     """
 
     ids: tuple[int, ...]
     seconds: tuple[float, ...] | None
-    images: tuple[Image.Image, ...]
+    images: tuple[Any, ...]
 
     def __len__(self) -> int:
         return len(self.images)
