@@ -4,7 +4,9 @@ import math
 
 import conftest
 import pytest
+from PIL import Image
 from runs import train, write_data
+from test_picture import broken_images
 
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
@@ -48,7 +50,12 @@ def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:
         "box-empty": ({"target__boxes": [[5, 5, 5, 5]] * len(frames)}, "empty or reversed"),
         "no-tag": ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "<video>"),
     }
-    return {name: (changed(row, name, **changes), says) for name, (changes, says) in cases.items()}
+    rows = {name: (changed(row, name, **changes), says) for name, (changes, says) in cases.items()}
+    messages = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Nothing."}]
+    for name, says in broken_images(folder).items():
+        rows[name] = ({"id": name, "task": "qa", "messages": messages, "images": [name]}, f"{name}: {says}")
+
+    return rows
 
 
 def test_every_bad_row_is_named_before_the_first_step(base, good, tmp_path):
@@ -251,8 +258,6 @@ def test_unknown_backbone(tmp_path):
 
 def test_kinds_of_rows_may_come_in_any_order(base, good, tmp_path):
     """Arrow guesses a column's type from the first thousand rows: here they hold no image, and then one does."""
-    from PIL import Image
-
     folder, rows = good
     Image.new("RGB", (48, 48)).save(folder / "one.png")
     image = {

@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import struct
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from spacevllm_plugin.data.timeline import Timeline
-from spacevllm_plugin.data.video import MediaError, VideoInfo, VideoRef, probe, read
+from spacevllm_plugin.data.video import MediaError, VideoInfo, VideoRef, index, probe, read, require
 from spacevllm_plugin.data.video.backends import pyav
 
 
@@ -164,7 +165,7 @@ def test_frame_list_and_folder(tmp_path):
 
     (tmp_path / "3.png").unlink()
     for use in (probe, lambda ref: read(ref, [1])):
-        with pytest.raises(MediaError, match=r"3\.png: no such frame image"):
+        with pytest.raises(MediaError, match=r"3\.png: no such image"):
             use(files)
 
 
@@ -190,6 +191,33 @@ def test_broken_files_are_one_line(tmp_path):
 
     with pytest.raises(MediaError, match="frame 50 is not among its 50 frames"):
         read(VideoRef(whole), [3, 50])
+
+
+@pytest.mark.parametrize("name", [*FILES, "vfr.mp4"])
+def test_whole_files_are_known_as_such(tmp_path, name):
+    options = FILES.get(name) or {"times": [40 * i + (i % 3) * 9 for i in range(50)], "g": 12, "bf": 2}
+    ref = write(tmp_path / name, **options)
+    assert index.index_of(ref.path).whole
+    require(ref, probe(ref).timeline.num_frames - 1)
+
+
+def test_half_a_download_is_found_without_decoding(tmp_path, monkeypatch):
+    """Its header comes first and promises all frames; what is there of them can be used."""
+    path = tmp_path / "part.mp4"
+    ref = write(path, g=12, bf=2, container={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        ends = [(packet.pos + packet.size, packet.pts) for packet in container.demux(video=0) if packet.size]
+
+    for place in (49, 30, 20):
+        os.truncate(path, ends[place][0] - 1)
+        cut = {pts // 512 for _, pts in ends[place:]}
+        assert not index.index_of(ref.path).whole
+        for frame in (0, 11, min(cut) - 1):
+            require(ref, frame)
+
+        for frame in (min(cut), 49):
+            with pytest.raises(MediaError, match=r"part\.mp4: the file ends before frame \d+; its header promises 50"):
+                require(ref, frame)
 
 
 def test_audio_is_not_a_video(tmp_path):

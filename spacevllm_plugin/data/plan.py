@@ -1,13 +1,10 @@
 """What a model sees of one video or image, decided without decoding: frames, times, sizes."""
 
 from dataclasses import dataclass, field, fields, replace
-from io import BytesIO
 from typing import Any
 
-from PIL import Image
-
 from .timeline import Timeline, group_frames, middle_frame, sample_frames
-from .video import MediaError, VideoRef, probe
+from .video import MediaError, VideoRef, probe, require
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,11 @@ class VideoPlan:
         object.__setattr__(self, "seconds", seconds)
 
     @property
+    def name(self) -> str:
+        """For messages."""
+        return self.ref.path or self.ref.frames[0]
+
+    @property
     def shown(self) -> list[int]:
         """Native frames that the model gets, in order; the last repeats where a group has to be filled."""
         return [frame for group in self.groups for frame in group]
@@ -91,7 +93,7 @@ def plan_video(source: Any, options: Preprocessing, sampling: str, temporal_patc
         temporal_patch_size: Frames that the backbone merges into one.
 
     Raises:
-        MediaError: The video cannot be opened, or its clip holds no frame.
+        MediaError: The video cannot be opened, its clip holds no frame, or the file ends before the last frame wanted.
     """
     ref = VideoRef.parse(source)
     ref = replace(ref, fps=ref.fps or options.video_fps)
@@ -102,27 +104,6 @@ def plan_video(source: Any, options: Preprocessing, sampling: str, temporal_patc
         raise MediaError(f"{ref.encode()}: clip {list(ref.clip)} holds none of its {info.timeline.num_frames} frames")
 
     frames = sample_frames((first, last), info.timeline, sampling, options.video_maxlen, options.video_fps)
+    require(ref, frames[-1])
     groups = group_frames(frames, temporal_patch_size)
     return VideoPlan(ref, info.width, info.height, info.timeline, (first, last), groups)
-
-
-def image_size(source: Any) -> tuple[int, int]:
-    """(width, height) of an image from its header; raises `MediaError`."""
-    try:
-        return open_image(source).size
-    except OSError as err:
-        raise MediaError(f"{source}: not a readable image ({err})") from None
-
-
-def open_image(source: Any) -> Image.Image:
-    """An image from a path, bytes, a `{"path", "bytes"}` dict of the datasets library, or an image already open."""
-    if isinstance(source, Image.Image):
-        return source
-
-    if isinstance(source, dict):
-        source = source.get("bytes") or source.get("path")
-
-    if isinstance(source, bytes):
-        source = BytesIO(source)
-
-    return Image.open(source)

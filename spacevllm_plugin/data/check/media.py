@@ -4,9 +4,9 @@ import os
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
-from ..plan import Preprocessing, image_size, open_image, plan_video
+from ..plan import Preprocessing, plan_video
 from ..timeline import FrameSampling
-from ..video import MediaError, VideoRef, frame_files, probe, read
+from ..video import MediaError, VideoRef, frame_files, image_size, probe, read, read_image
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,6 @@ def _video_facts(job: Job) -> Facts:
 def _image_facts(job: Job) -> Facts:
     width, height = image_size(job.source)
     if job.reading is not None:
-        open_image(job.source).convert("RGB")
+        read_image(job.source)
 
     return Facts(width, height)

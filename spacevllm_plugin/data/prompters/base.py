@@ -18,14 +18,14 @@ from PIL import Image
 
 from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
 from ..frame_cache import FrameCache
-from ..plan import Preprocessing, VideoPlan, image_size, open_image, plan_video
+from ..plan import Preprocessing, VideoPlan, plan_video
 from ..schema import MEDIA_TAG
-from ..video import MediaError, content_key, read
+from ..video import MediaError, content_key, image_size, read, read_image
 
 
 # Frames that a backbone's processor gets at once: what it makes of uint8 on the way is many times as large. Even, since
 # backbones merge two.
-FRAMES_AT_ONCE = 16
+FRAMES_AT_ONCE = 4
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 USER_PREFIX = "user\n"
 
@@ -46,6 +46,11 @@ class ImagePlan:
     source: Any
     width: int
     height: int
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return str(self.source)
 
 
 def pixels(picture: Image.Image) -> torch.Tensor:
@@ -198,12 +203,7 @@ class Prompter(ABC):
         if isinstance(plan, VideoPlan):
             return torch.stack(read(plan.ref, plan.shown, partial(self.resize, plan)).images)
 
-        try:
-            picture = open_image(plan.source).convert("RGB")
-        except OSError as err:
-            raise MediaError(f"{plan.source}: not a readable image ({err})") from None
-
-        return self.resize(plan, picture)[None]
+        return self.resize(plan, read_image(plan.source))[None]
 
     def _row_layout(
         self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]
@@ -219,7 +219,7 @@ class Prompter(ABC):
             visual = [token for token in ids[begin : queries[len(owners)]] if token in (image, video)]
             plan = next(images if image in visual else videos, None)
             if plan is None or len(visual) != self._first_visual(plan):
-                raise MediaError(f"{self._name(plan or plans[-1])}: no longer as it was when the row was tokenised")
+                raise MediaError(f"{(plan or plans[-1]).name}: no longer as it was when the row was tokenised")
 
             plans.append(plan)
             owners += [(plan, i) for i in range(len(plan.groups) if isinstance(plan, VideoPlan) else 1)]
@@ -249,10 +249,6 @@ class Prompter(ABC):
             return self.video_text(plan, self.grid(plan)).partition(STAQ_TOKEN)[0].count(self.video_token)
 
         return self.image_text(self.grid(plan)).count(self.image_token)
-
-    @staticmethod
-    def _name(plan: VideoPlan | ImagePlan) -> str:
-        return str(plan.ref.path or plan.ref.frames[0] if isinstance(plan, VideoPlan) else plan.source)
 
     def _caption(
         self, ids: list[int], queries: list[int], owners: list[tuple[VideoPlan | ImagePlan, int]], position: int

@@ -8,6 +8,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from ...modeling.configuration import STAQ_TOKEN
 from ..plan import VideoPlan
+from ..video.source import media_errors
 from .base import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
 
 
@@ -32,9 +33,11 @@ class QwenPrompter(Prompter):
             least, most, processor = options.video_min_pixels, options.video_max_pixels, self.processor.video_processor
 
         factor = processor.patch_size * processor.merge_size
-        height, width = smart_resize(
-            plan.height, plan.width, factor=factor, min_pixels=max(least, factor * factor), max_pixels=most
-        )
+        with media_errors(plan.name, "of a shape that the processor refuses"):
+            height, width = smart_resize(
+                plan.height, plan.width, factor=factor, min_pixels=max(least, factor * factor), max_pixels=most
+            )
+
         return width, height
 
     def grid(self, plan: VideoPlan | ImagePlan) -> Grid:

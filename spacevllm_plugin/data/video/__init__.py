@@ -1,9 +1,9 @@
 """Video reading: what a video holds (`probe`) and the pictures of chosen native frames (`read`)."""
 
-from .backends import BackendError
 from .images import frame_files
-from .reader import content_key, probe, read
-from .source import Frames, MediaError, VideoInfo, VideoRef
+from .picture import image_size, read_image
+from .reader import content_key, probe, read, require
+from .source import BackendError, Frames, MediaError, VideoInfo, VideoRef
 
 
 __all__ = [
@@ -14,6 +14,9 @@ __all__ = [
     "VideoRef",
     "content_key",
     "frame_files",
+    "image_size",
     "probe",
     "read",
+    "read_image",
+    "require",
 ]

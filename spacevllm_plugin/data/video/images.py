@@ -2,13 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from PIL import Image
 
 from ..timeline import Timeline
-from .source import MediaError, VideoInfo, VideoRef, one_line
+from .picture import image_size
+from .source import MediaError, VideoInfo, VideoRef
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -35,31 +32,12 @@ def frame_files(ref: VideoRef) -> list[str] | None:
 
 
 def probe_images(files: list[str], fps: float | None) -> VideoInfo:
-    """Size of the first image (from its header), and a clock that ticks `fps` times a second."""
+    """Size of the first image as displayed (from its header), and a clock that ticks `fps` times a second."""
     if not fps or fps <= 0:
         raise MediaError(f"{files[0]}: a video given as frame images needs its fps")
 
     missing = next((file for file in files if not os.path.isfile(file)), None)
     if missing is not None:
-        raise MediaError(f"{missing}: no such frame image")
+        raise MediaError(f"{missing}: no such image")
 
-    with _image(files[0]) as image:
-        return VideoInfo(image.width, image.height, Timeline(len(files), fps))
-
-
-def read_image(file: str) -> Image.Image:
-    """An RGB picture; raises `MediaError`."""
-    with _image(file) as image:
-        return image.convert("RGB")
-
-
-@contextmanager
-def _image(file: str) -> Iterator[Image.Image]:
-    """An opened frame image, of which only the header has been read."""
-    try:
-        with Image.open(file) as image:
-            yield image
-    except FileNotFoundError:
-        raise MediaError(f"{file}: no such frame image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
-        raise MediaError(f"{file}: not a readable image ({one_line(err)})") from None
+    return VideoInfo(*image_size(files[0]), Timeline(len(files), fps))

@@ -8,9 +8,10 @@ from PIL import Image
 
 from ..timeline import Timeline
 from .backends import decode
-from .images import frame_files, probe_images, read_image
-from .index import identity, index_of
-from .source import Frames, MediaError, VideoInfo, VideoRef
+from .images import frame_files, probe_images
+from .index import identity, index_of, require_frame
+from .picture import read_image
+from .source import Frames, MediaError, VideoInfo, VideoRef, media_errors
 
 
 def probe(ref: VideoRef) -> VideoInfo:
@@ -21,6 +22,16 @@ def probe(ref: VideoRef) -> VideoInfo:
     """
     files = frame_files(ref)
     return index_of(ref.path).info if files is None else probe_images(files, ref.fps)
+
+
+def require(ref: VideoRef, frame: int) -> None:
+    """Make sure that a file goes on up to a native frame, as half a download does not; decodes nothing.
+
+    Raises:
+        MediaError: It ends before that.
+    """
+    if frame_files(ref) is None:
+        require_frame(ref.path, frame)
 
 
 def content_key(ref: VideoRef, frames: Sequence[int]) -> tuple:
@@ -67,11 +78,12 @@ def read(ref: VideoRef, frames: Sequence[int], each: Callable[[Image.Image], Any
         kept[frame] = each(picture)
 
     wanted = sorted(set(frames))
-    if files is None:
-        decode(ref.path, index, wanted, keep)
-    else:
-        for frame in wanted:
-            keep(frame, read_image(files[frame]))
+    with media_errors(ref.path or files[0], "not a readable video"):
+        if files is None:
+            decode(ref.path, index, wanted, keep)
+        else:
+            for frame in wanted:
+                keep(frame, read_image(files[frame]))
 
     seconds = tuple(timeline.seconds(f) for f in frames) if timeline.fps else None
     return Frames(tuple(frames), seconds, tuple(kept[f] for f in frames))

@@ -13,7 +13,8 @@ from importlib import import_module
 from types import ModuleType
 
 from ..index import Index
-from .errors import BackendError, Unfit
+from ..source import BackendError
+from .errors import Unfit
 from .keep import Keep
 from .threads import decode_threads
 
