@@ -45,6 +45,7 @@ class FrameCache:
     folder: str
     limit: int
     since: int = field(default_factory=time.time_ns)
+    # The size that did not fit, once there was one.
     _refused: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
