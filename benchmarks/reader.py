@@ -20,10 +20,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from spacevllm_plugin.data.video import VideoRef, index, probe, read
+from spacevllm_plugin.data.video import VideoRef, probe, read
 from spacevllm_plugin.data.video.backends import BACKENDS, BackendError, choose
 from spacevllm_plugin.data.video.backends import VARIABLE as BACKEND
 from spacevllm_plugin.data.video.backends.threads import VARIABLE as THREADS
+from spacevllm_plugin.data.video.index_store import recent
 
 
 FPS, FRAMES = 25, 64
@@ -94,7 +95,7 @@ def our_reader(backend: str, threads: int) -> Callable[[str], list[Image.Image]]
 
     def use(path: str) -> list[Image.Image]:
         os.environ[BACKEND], os.environ[THREADS] = backend, str(threads)
-        index._index.cache_clear()
+        recent.clear()
         ref = VideoRef(path)
         last = probe(ref).timeline.num_frames - 1
         return list(read(ref, np.linspace(0, last, FRAMES).astype(np.int32).tolist()))

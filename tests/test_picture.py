@@ -28,7 +28,7 @@ def broken_images(folder: Path) -> dict[str, str]:
         "chunk.png": (begin + header[:-1] + b"x" + end, "not a readable image ("),
         "short.png": (begin + chunk(b"IHDR", b"12"), "not a readable image ("),
         "text.jpg": (b"no image" * 9, "not a readable image ("),
-        "empty.jpg": (b"", "not a readable image ("),
+        "blank.jpg": (b"", "not a readable image ("),
     }
     for name, (data, _) in files.items():
         (folder / name).write_bytes(data)

@@ -67,6 +67,11 @@ class FrameCache:
 
         return cls(os.path.abspath(folder), round(gigabytes * 1e9))
 
+    @property
+    def indexes(self) -> str:
+        """Folder beside the entries where the indexes of video files are kept, however full the cache is."""
+        return os.path.join(self.folder, "index")
+
     def path(self, *key: object) -> Path:
         """Where the entry of a key lies; a key is what identifies the pixels, written out."""
         name = hashlib.sha256(repr((VERSION, *key)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -83,7 +83,9 @@ class VideoPlan:
         return self.timeline.seconds(self.clip[1]) - self.timeline.seconds(self.clip[0])
 
 
-def plan_video(source: Any, options: Preprocessing, sampling: str, temporal_patch_size: int) -> VideoPlan:
+def plan_video(
+    source: Any, options: Preprocessing, sampling: str, temporal_patch_size: int, indexes: str | None = None
+) -> VideoPlan:
     """Plan a video.
 
     Args:
@@ -91,13 +93,14 @@ def plan_video(source: Any, options: Preprocessing, sampling: str, temporal_patc
         options: Pixel and frame limits.
         sampling: `uniform` or `fps`, see `sample_frames`.
         temporal_patch_size: Frames that the backbone merges into one.
+        indexes: Folder where the indexes of video files are kept, if at all.
 
     Raises:
         MediaError: The video cannot be opened, its clip holds no frame, or the file ends before the last frame wanted.
     """
     ref = VideoRef.parse(source)
     ref = replace(ref, fps=ref.fps or options.video_fps)
-    info = probe(ref)
+    info = probe(ref, indexes)
     first, last = ref.clip if ref.clip is not None else (0, info.timeline.num_frames)
     last = min(last, info.timeline.num_frames)
     if not 0 <= first < last:

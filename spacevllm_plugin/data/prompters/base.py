@@ -131,7 +131,8 @@ class Prompter(ABC):
         """Plans for media; raises `MediaError`."""
         images = [ImagePlan(source, *image_size(source)) for source in image_sources]
         sampling, merged = self.grounding.frame_sampling, self.temporal_patch_size
-        videos = [plan_video(source, self.options, sampling, merged) for source in video_sources]
+        indexes = self.cache.indexes if self.cache is not None else None
+        videos = [plan_video(source, self.options, sampling, merged, indexes) for source in video_sources]
         return images, videos
 
     def expand_messages(

@@ -2,12 +2,14 @@
 
 import os
 import re
+from functools import lru_cache
 
 from ..timeline import Timeline
 from .picture import image_size
 from .source import MediaError, VideoInfo, VideoRef
 
 
+DIGITS = re.compile(r"([0-9]+)")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -18,10 +20,10 @@ def frame_files(ref: VideoRef) -> list[str] | None:
     elif ref.path is None:
         raise MediaError("a video needs a path or frames")
     elif os.path.isdir(ref.path):
-        files, name = [file for file in os.listdir(ref.path) if file.lower().endswith(IMAGE_SUFFIXES)], ref.path
-        # Digits compare by value, or unpadded names would put frame 10 before frame 2.
-        files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", file)])
-        files = [os.path.join(ref.path, file) for file in files]
+        files, name = (
+            [os.path.join(ref.path, file) for file in listed(ref.path, os.stat(ref.path).st_mtime_ns)],
+            ref.path,
+        )
     else:
         return None
 
@@ -29,6 +31,16 @@ def frame_files(ref: VideoRef) -> list[str] | None:
         raise MediaError(f"{name}: no frame images")
 
     return files
+
+
+@lru_cache(maxsize=1024)
+def listed(folder: str, changed: int) -> tuple[str, ...]:
+    """Names of the images in a folder, in order; listed once as long as it does not change (which `changed` tells)."""
+    files = [file for file in os.listdir(folder) if file.lower().endswith(IMAGE_SUFFIXES)]
+    # Digits compare by value, or unpadded names would put frame 10 before frame 2.
+    return tuple(
+        sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in DIGITS.split(file)])
+    )
 
 
 def probe_images(files: list[str], fps: float | None) -> VideoInfo:

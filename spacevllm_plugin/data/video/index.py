@@ -5,12 +5,10 @@ Times are in ticks of the stream's time base unless called seconds.
 """
 
 import os
-from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from itertools import dropwhile
 
 import av
@@ -58,7 +56,7 @@ class Index:
         if timeline.timestamps is None:
             return round(seconds * timeline.fps)
 
-        frame = bisect_left(timeline.timestamps, seconds)
+        frame = int(timeline.timestamps.searchsorted(seconds))
         return frame if seconds in timeline.timestamps[frame : frame + 1] else -1
 
     def file_seconds(self, frames: list[int]) -> np.ndarray:
@@ -66,7 +64,10 @@ class Index:
         return np.array([self.pts(frame) * float(self.tick) for frame in frames])
 
 
-def identity(path: str) -> tuple[str, int, int]:
+Identity = tuple[str, int, int]
+
+
+def identity(path: str) -> Identity:
     """What tells one content of a file from another, at the price of a `stat`: path, time of change (ns), bytes."""
     try:
         stat = os.stat(path)
@@ -79,14 +80,8 @@ def identity(path: str) -> tuple[str, int, int]:
     return path, stat.st_mtime_ns, stat.st_size
 
 
-def index_of(path: str) -> Index:
-    """The index of a video file as it is now; raises `MediaError`."""
-    return _index(*identity(path))
-
-
-def require_frame(path: str, frame: int) -> None:
+def require_frame(path: str, index: Index, frame: int) -> None:
     """Raise `MediaError` where a file ends before the data of a native frame; decodes nothing."""
-    index = index_of(path)
     if index.whole:
         return
 
@@ -131,9 +126,8 @@ def packets_from_keyframe(container: av.container.InputContainer, stream: av.Vid
     return dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
 
 
-@lru_cache(maxsize=16384)
-def _index(path: str, mtime_ns: int, size: int) -> Index:
-    """Index a file; cached, as tokenising and collating ask for the same one (the last two arguments only key it).
+def make_index(path: str) -> Index:
+    """Index a file; raises `MediaError`.
 
     The first frame is decoded, because PyAV tells the rotation flag of frames only. The other packets are listed, not
     decoded, and only where the header does not vouch for a constant rate and the number of frames.
@@ -184,4 +178,4 @@ def _timeline(seconds: np.ndarray, rate: Fraction | None) -> Timeline:
         if np.abs(seconds * fps - np.arange(count)).max() < JITTER:
             return Timeline(count, fps)
 
-    return Timeline(count, mean, tuple(seconds.tolist()))
+    return Timeline(count, mean, seconds)

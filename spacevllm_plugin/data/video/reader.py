@@ -9,19 +9,24 @@ from PIL import Image
 from ..timeline import Timeline
 from .backends import decode
 from .images import frame_files, probe_images
-from .index import identity, index_of, require_frame
+from .index import identity, require_frame
+from .index_store import index_of
 from .picture import read_image
 from .source import Frames, MediaError, VideoInfo, VideoRef, media_errors
 
 
-def probe(ref: VideoRef) -> VideoInfo:
+def probe(ref: VideoRef, indexes: str | None = None) -> VideoInfo:
     """Size and clock of a video, without decoding it (of a video file the first frame, for its rotation flag).
+
+    Args:
+        ref: The video.
+        indexes: Folder where the indexes of video files are kept, if at all.
 
     Raises:
         MediaError: The file is missing, broken, or holds no video.
     """
     files = frame_files(ref)
-    return index_of(ref.path).info if files is None else probe_images(files, ref.fps)
+    return index_of(ref.path, indexes).info if files is None else probe_images(files, ref.fps)
 
 
 def require(ref: VideoRef, frame: int) -> None:
@@ -31,7 +36,7 @@ def require(ref: VideoRef, frame: int) -> None:
         MediaError: It ends before that.
     """
     if frame_files(ref) is None:
-        require_frame(ref.path, frame)
+        require_frame(ref.path, index_of(ref.path), frame)
 
 
 def content_key(ref: VideoRef, frames: Sequence[int]) -> tuple:
