@@ -5,7 +5,9 @@ import math
 
 import conftest
 import pytest
+from PIL import Image
 from runs import tokenise, train, write_data
+from test_picture import broken_images
 
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
@@ -68,7 +70,12 @@ def bad_rows(folder, row) -> dict[str, tuple[dict, str]]:
     ):
         cases[name] = ({"messages": messages}, says)
 
-    return {name: (changed(row, name, **changes), says) for name, (changes, says) in (cases | MISFITS).items()}
+    rows = {name: (changed(row, name, **changes), says) for name, (changes, says) in (cases | MISFITS).items()}
+    messages = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Nothing."}]
+    for name, says in broken_images(folder).items():
+        rows[name] = ({"id": name, "task": "qa", "messages": messages, "images": [name]}, f"{name}: {says}")
+
+    return rows
 
 
 # Rows of 12 frames, 2 a second, of 48 x 48 pixels that say something else; each would train.
@@ -357,8 +364,6 @@ def test_unknown_backbone(tmp_path):
 
 def test_kinds_of_rows_may_come_in_any_order(base, good, tmp_path):
     """Arrow guesses a column's type from the first thousand rows: here they hold no image, and then one does."""
-    from PIL import Image
-
     folder, rows = good
     Image.new("RGB", (48, 48)).save(folder / "one.png")
     image = {

@@ -36,7 +36,7 @@ def test_what_was_put_comes_back_and_nothing_else(tmp_path):
     assert cache.get(cache.path("a.mp4", 2)) is None
 
 
-def test_the_least_recently_used_goes_first(tmp_path):
+def test_of_what_other_runs_left_the_longest_unused_goes_first(tmp_path):
     cache = cache_of(tmp_path, 4)
     paths = [cache.path(number) for number in range(5)]
     for number in range(4):
@@ -48,6 +48,40 @@ def test_the_least_recently_used_goes_first(tmp_path):
     assert cache.get(paths[1]) is None
     assert np.array_equal(cache.get(paths[0]), frames(0)) and np.array_equal(cache.get(paths[4]), frames(4))
     assert stored(tmp_path) <= cache.limit
+
+
+def test_a_sweep_over_more_than_fits_hits_what_is_there(tmp_path, caplog):
+    """Epochs over twice the limit: a cache that pushes out the longest unused entry never hits."""
+    hits, begin = [], time.time_ns()
+    for _ in range(4):  # epochs, each with a new worker
+        cache = FrameCache(str(tmp_path), 8 * ENTRY, begin)
+        hits.append(0)
+        for number in range(16):
+            found = cache.get(cache.path(number))
+            if found is None:
+                cache.put(cache.path(number), frames(number))
+            else:
+                assert np.array_equal(found, frames(number))
+                hits[-1] += 1
+
+    assert hits == [0, 8, 8, 8] and stored(tmp_path) == cache.limit
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "is full" in caplog.text
+
+
+def test_the_next_run_makes_room_with_what_it_does_not_use(tmp_path):
+    first = cache_of(tmp_path, 8)
+    for number in range(8):
+        first.put(first.path("old", number), frames(number))
+
+    second = cache_of(tmp_path, 8)
+    for _ in range(2):
+        for key in [("old", number) for number in range(2)] + [("new", number) for number in range(8)]:
+            if second.get(second.path(*key)) is None:
+                second.put(second.path(*key), frames(1))
+
+    kept = [second.get(second.path("old", number)) is not None for number in range(8)]
+    assert kept == [True] * 2 + [False] * 6
+    assert sum(second.get(second.path("new", number)) is not None for number in range(8)) == 6
 
 
 def test_damaged_entries_and_leftovers(tmp_path):
@@ -172,5 +206,5 @@ def test_killed_writers_leave_a_cache_that_works(tmp_path):
     for number in range(20):
         cache.put(cache.path(number), frames(number))
 
-    assert np.array_equal(cache.get(cache.path(19)), frames(19))
+    assert np.array_equal(cache.get(cache.path(0)), frames(0))
     assert sum(path.stat().st_size for path in tmp_path.glob("??/*.npy")) <= cache.limit

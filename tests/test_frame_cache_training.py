@@ -53,6 +53,7 @@ def test_each_video_once_with_the_cache(base, data, tmp_path, reads):
     cache = {"frame_cache_dir": str(tmp_path / "cache"), "frame_cache_gb": 0.01}
     first = train(base, data, tmp_path / "first", **OPTIONS, **cache)
     assert sorted(reads.values()) == [1, 1]
+    assert len(list((tmp_path / "cache" / "index").glob("*/*.npz"))) == 2
     again = train(base, data, tmp_path / "again", **OPTIONS, **cache)
     assert sorted(reads.values()) == [1, 1]
 

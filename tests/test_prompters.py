@@ -1,6 +1,7 @@
 """What a prompt says and shows: frames, times, captions, queries, targets and tensors of every kind of medium."""
 
 import copy
+import gc
 import math
 import re
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture, prompt, staq_id, text_of, user, write_image, write_video
+from PIL import Image
+from transformers.image_utils import SizeDict
 
 from spacevllm_plugin.data.prompters import Qwen3VLPrompter
 from spacevllm_plugin.data.schema import AnnotationRow, Media, Message, Target
 from spacevllm_plugin.data.targets import normalise_box, pixel_box, query_targets
-from spacevllm_plugin.data.video import MediaError, VideoRef
+from spacevllm_plugin.data.video import MediaError, VideoRef, read
 from spacevllm_plugin.modeling.configuration import GroundingOptions
 from spacevllm_plugin.modeling.layout import Layout
 
@@ -115,7 +118,7 @@ def test_the_right_pictures_reach_the_model(engine, media):
     for name, number in {"five": 0, "clip": 0, "vfr": 60, "two": 20, "frames": 70}.items():
         plan = prompt(engine, "<video>Where is it?", videos=[media[name]]).videos[0]
         frames = [frame for group in plan.groups for frame in group]
-        for frame, image in zip(frames, engine.prompter._read(plan), strict=True):
+        for frame, image in zip(frames, read(plan.ref, frames), strict=True):
             error = [np.abs(np.asarray(image).astype(int) - picture(number + frame + off)).mean() for off in (0, 1)]
             assert error[0] < 12 and error[1] > 40
 
@@ -126,11 +129,58 @@ def test_llava_frames_are_those_of_its_own_processor(make_engine, media):
     item = prompt(engine, "<video>Where is it?", videos=[media["portrait"]])
     (plan,) = item.videos
     ours = engine.prompter.model_inputs([item.token_ids], [[]], [[plan]])["pixel_values"]
-    frames = torch.from_numpy(np.stack([np.asarray(image) for image in engine.prompter._read(plan)]))
+    frames = torch.from_numpy(np.stack([np.asarray(image) for image in read(plan.ref, plan.shown)]))
     whole = engine.processor.video_processor(
         videos=[frames.permute(0, 3, 1, 2)], do_sample_frames=False, return_tensors="pt"
     )
     assert torch.equal(ours, whole["pixel_values_videos"][0])
+
+
+@pytest.mark.parametrize("backbone", ["qwen3_vl", "qwen2_5_vl"])
+def test_qwen_frames_are_those_of_its_own_processor_to_within_a_level(make_engine, media, backbone):
+    """Pillow and torchvision round differently: one of 255 levels at most."""
+    engine = make_engine(backbone, video_max_pixels=32 * 32)
+    plan = prompt(engine, "<video>Where is it?", videos=[media["portrait"]]).videos[0]
+    ours = engine.prompter._pictures(plan)
+    frames = torch.from_numpy(np.stack([np.asarray(image) for image in read(plan.ref, plan.shown)]))
+    own = engine.processor.video_processor
+    size = SizeDict(height=ours.shape[2], width=ours.shape[3])
+    theirs = own.resize(frames.permute(0, 3, 1, 2), size=size, resample=own.resample)
+    assert size != SizeDict(height=plan.height, width=plan.width)
+    assert (ours.int() - theirs.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["twelve", "frames"])
+def test_full_size_frames_are_let_go_one_by_one(make_engine, media, monkeypatch, name):
+    """128 of them at 1080p would be a gigabyte; no more than one for each decoding thread may be there at once."""
+    monkeypatch.setenv("SPACEVLLM_VIDEO_THREADS", "2")
+    prompter = make_engine("qwen3_vl", video_max_pixels=32 * 32).prompter
+    _, (plan,) = prompter.plan([], [media[name]])
+    alive, resize = [], type(prompter).resize
+
+    def counted(*args):
+        things = gc.get_objects()
+        alive.append(sum(type(thing) is Image.Image and thing.size == (48, 48) for thing in things))
+        return resize(*args)
+
+    monkeypatch.setattr(type(prompter), "resize", counted)
+    assert prompter._pictures(plan).shape == (len(plan.frames), 3, 32, 32)
+    assert len(alive) == len(plan.frames) and max(alive) <= 2
+
+
+def test_long_videos_are_processed_in_pieces_to_the_same_tensors(engine, tmp_path):
+    """The processors' intermediate results of all frames at once are many times as large as the frames."""
+    videos = [write_video(tmp_path / f"{count}.mp4", count, first=count) for count in (40, 17)]
+    _, plans = engine.prompter.plan([], videos)
+    frames = [engine.prompter._pictures(plan) for plan in plans]
+    ours = engine.prompter.tensors(plans, frames, [engine.prompter.grid(plan) for plan in plans])
+    options = {"do_resize": False, "do_sample_frames": False, "return_tensors": "pt"}
+    whole = [engine.processor.video_processor(videos=[one], **options) for one in frames]
+    if "pixel_values" in ours:
+        assert torch.equal(ours["pixel_values"], torch.cat([one["pixel_values_videos"][0] for one in whole]))
+    else:
+        for name in ("pixel_values_videos", "video_grid_thw"):
+            assert torch.equal(ours[name], torch.cat([one[name] for one in whole]))
 
 
 def test_tensors_of_a_row_are_those_of_its_media_in_turn(engine, media):

@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import struct
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image
 
 from spacevllm_plugin.data.timeline import Timeline
-from spacevllm_plugin.data.video import MediaError, VideoInfo, VideoRef, probe, read
+from spacevllm_plugin.data.video import MediaError, VideoInfo, VideoRef, index_store, probe, read, require
 from spacevllm_plugin.data.video.backends import pyav
+from spacevllm_plugin.data.video.index_store import index_of
 
 
 WIDTH, HEIGHT, BITS = 96, 64, 10
@@ -164,7 +166,7 @@ def test_frame_list_and_folder(tmp_path):
 
     (tmp_path / "3.png").unlink()
     for use in (probe, lambda ref: read(ref, [1])):
-        with pytest.raises(MediaError, match=r"3\.png: no such frame image"):
+        with pytest.raises(MediaError, match=r"3\.png: no such image"):
             use(files)
 
 
@@ -190,6 +192,96 @@ def test_broken_files_are_one_line(tmp_path):
 
     with pytest.raises(MediaError, match="frame 50 is not among its 50 frames"):
         read(VideoRef(whole), [3, 50])
+
+
+@pytest.mark.parametrize("name", [*FILES, "vfr.mp4"])
+def test_whole_files_are_known_as_such(tmp_path, name):
+    options = FILES.get(name) or {"times": [40 * i + (i % 3) * 9 for i in range(50)], "g": 12, "bf": 2}
+    ref = write(tmp_path / name, **options)
+    assert index_of(ref.path).whole
+    require(ref, probe(ref).timeline.num_frames - 1)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often each file was indexed."""
+    counted, make_index = [], index_store.make_index
+    monkeypatch.setattr(index_store, "make_index", lambda path: (counted.append(path), make_index(path))[1])
+    return counted
+
+
+def test_an_index_is_kept_on_disk(tmp_path, made):
+    """A new process, as each epoch's workers are, finds it there: to the bit, clock and all."""
+    times = [int(time) for time in np.random.default_rng(0).choice([17, 33, 40, 100, 400], 40).cumsum()]
+    files = [write(tmp_path / "vfr.mkv", count=40, times=times, g=12, bf=2), write(tmp_path / "even.mkv", g=12)]
+    folder = str(tmp_path / "indexes")
+    for ref in files:
+        first = index_of(ref.path, folder)
+        index_store.recent.clear()
+        again = index_of(ref.path, folder)
+        assert again == first and again is not first and made == [ref.path]
+        assert [again.pts(frame) for frame in range(40)] == [first.pts(frame) for frame in range(40)]
+        made.clear()
+
+    assert isinstance(probe(files[0], folder).timeline.timestamps, np.ndarray)
+    assert probe(files[1], folder).timeline == Timeline(50, 25.0) and made == []
+    assert numbers(files[0], [39, 7, 20]) == [39, 7, 20]
+
+    # Of a changed file, and where somebody has damaged or replaced it, it is made anew.
+    write(tmp_path / "vfr.mkv", count=12, g=12)
+    assert probe(files[0], folder).timeline == Timeline(12, 25.0) and len(made) == 1
+    for damage in (b"", b"PK" + bytes(40), (tmp_path / "even.mkv").read_bytes()[:99]):
+        for kept in (tmp_path / "indexes").glob("*/*.npz"):
+            kept.write_bytes(damage)
+
+        index_store.recent.clear()
+        made.clear()
+        assert probe(files[0], folder).timeline == Timeline(12, 25.0) and len(made) == 1
+
+    assert not list((tmp_path / "indexes").glob("*/*.tmp"))
+
+
+def test_memory_for_indexes_is_bounded(tmp_path, made, monkeypatch):
+    refs = [write(tmp_path / f"{number}.mp4", count=2) for number in range(3)]
+    monkeypatch.setattr(index_store, "MEMORY", 2 * index_store.OVERHEAD)
+    index_store.recent.clear()
+    for place in (0, 1, 0, 2, 0, 1):  # 2 pushes out 1
+        probe(refs[place])
+
+    assert made == [refs[place].path for place in (0, 1, 2, 1)]
+
+
+def test_a_frame_folder_is_listed_once(tmp_path, monkeypatch):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(numbered(number)).save(folder / f"{number}.png")
+
+    counted, listdir = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: (counted.append(path), listdir(path))[1])
+    ref = VideoRef(str(folder), fps=2.0)
+    assert probe(ref).timeline.num_frames == 3 and numbers(ref, [2, 0]) == [2, 0] and len(counted) == 1
+    Image.fromarray(numbered(3)).save(folder / "3.png")
+    assert probe(ref).timeline.num_frames == 4 and numbers(ref, [3]) == [3] and len(counted) == 2
+
+
+def test_half_a_download_is_found_without_decoding(tmp_path, monkeypatch):
+    """Its header comes first and promises all frames; what is there of them can be used."""
+    path = tmp_path / "part.mp4"
+    ref = write(path, g=12, bf=2, container={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        ends = [(packet.pos + packet.size, packet.pts) for packet in container.demux(video=0) if packet.size]
+
+    for place in (49, 30, 20):
+        os.truncate(path, ends[place][0] - 1)
+        cut = {pts // 512 for _, pts in ends[place:]}
+        assert not index_of(ref.path).whole
+        for frame in (0, 11, min(cut) - 1):
+            require(ref, frame)
+
+        for frame in (min(cut), 49):
+            with pytest.raises(MediaError, match=r"part\.mp4: the file ends before frame \d+; its header promises 50"):
+                require(ref, frame)
 
 
 def test_audio_is_not_a_video(tmp_path):

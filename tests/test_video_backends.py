@@ -4,12 +4,13 @@ import os
 import struct
 import subprocess
 import sys
+import weakref
 from importlib import import_module
 
 import av
 import numpy as np
 import pytest
-from test_video import FILES, HEIGHT, OPEN_GOP, WIDTH, numbered, numbers, patch, write
+from test_video import FILES, HEIGHT, OPEN_GOP, WIDTH, number_of, numbered, numbers, patch, write
 
 from spacevllm_plugin.data.video import BackendError, MediaError, VideoRef, probe, read
 from spacevllm_plugin.data.video.backends import BACKENDS, pyav
@@ -74,6 +75,22 @@ def test_pixels_are_those_of_plain_decoding(backend, tmp_path, name):
     assert frames.ids == tuple(wanted) and frames.seconds == pytest.approx([frame / 25 for frame in wanted])
     for frame, image in zip(wanted, frames, strict=True):
         assert np.abs(np.asarray(image) - plain[frame]).max() <= TOLERANCE
+
+
+def test_pictures_are_handed_on_as_they_come(backend, tmp_path, monkeypatch):
+    """What is kept of one is made before the next but one is decoded: two threads, two pictures in memory."""
+    monkeypatch.setenv("SPACEVLLM_VIDEO_THREADS", "2")
+    ref = write(tmp_path / "a.mp4", g=12, bf=2)
+    seen, most = [], []
+
+    def each(image):
+        seen.append(weakref.ref(image))
+        most.append(sum(one() is not None for one in seen))
+        return number_of(image)
+
+    frames = read(ref, [30, 2, 2, 17], each)
+    assert list(frames) == [30, 2, 2, 17] and frames.ids == (30, 2, 2, 17)
+    assert len(read(ref, range(50), each)) == 50 and max(most) <= 2
 
 
 @pytest.mark.parametrize("name", FILES)

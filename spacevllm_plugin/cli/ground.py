@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     check_messages(messages, len(images), len(videos))  # better known before the model is loaded
     engine = load(args)
     # Not before: these import torch, and what is wrong with `--model` is to be said at once.
-    from ..data.plan import open_image
+    from ..data.video import read_image
     from ..inference.grounding import ground_batch
     from ..inference.render import render, render_image, tube_from_prediction
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         tube = tube_from_prediction(prediction)
         if args.image:
-            render_image(open_image(args.image).convert("RGB"), [tube], out, args.query)
+            render_image(read_image(args.image), [tube], out, args.query)
         else:
             render(plan.ref, tube, out, args.query)
 

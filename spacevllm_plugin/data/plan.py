@@ -1,13 +1,10 @@
 """What a model sees of one video or image, decided without decoding: frames, times, sizes."""
 
 from dataclasses import dataclass, field, fields, replace
-from io import BytesIO
 from typing import Any
 
-from PIL import Image
-
 from .timeline import Timeline, group_frames, middle_frame, sample_frames
-from .video import MediaError, VideoRef, probe
+from .video import MediaError, VideoRef, probe, require
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,24 @@ class VideoPlan:
         object.__setattr__(self, "seconds", seconds)
 
     @property
+    def name(self) -> str:
+        """For messages."""
+        return self.ref.path or self.ref.frames[0]
+
+    @property
+    def shown(self) -> list[int]:
+        """Native frames that the model gets, in order; the last repeats where a group has to be filled."""
+        return [frame for group in self.groups for frame in group]
+
+    @property
     def duration(self) -> float:
         """Seconds of the clip."""
         return self.timeline.seconds(self.clip[1]) - self.timeline.seconds(self.clip[0])
 
 
-def plan_video(source: Any, options: Preprocessing, sampling: str, temporal_patch_size: int) -> VideoPlan:
+def plan_video(
+    source: Any, options: Preprocessing, sampling: str, temporal_patch_size: int, indexes: str | None = None
+) -> VideoPlan:
     """Plan a video.
 
     Args:
@@ -79,40 +88,20 @@ def plan_video(source: Any, options: Preprocessing, sampling: str, temporal_patc
         options: Pixel and frame limits.
         sampling: `uniform` or `fps`, see `sample_frames`.
         temporal_patch_size: Frames that the backbone merges into one.
+        indexes: Folder where the indexes of video files are kept, if at all.
 
     Raises:
-        MediaError: The video cannot be opened, or its clip holds no frame.
+        MediaError: The video cannot be opened, its clip holds no frame, or the file ends before the last frame wanted.
     """
     ref = VideoRef.parse(source)
     ref = replace(ref, fps=ref.fps or options.video_fps)
-    info = probe(ref)
+    info = probe(ref, indexes)
     first, last = ref.clip if ref.clip is not None else (0, info.timeline.num_frames)
     last = min(last, info.timeline.num_frames)
     if not 0 <= first < last:
         raise MediaError(f"{ref.encode()}: clip {list(ref.clip)} holds none of its {info.timeline.num_frames} frames")
 
     frames = sample_frames((first, last), info.timeline, sampling, options.video_maxlen, options.video_fps)
+    require(ref, frames[-1])
     groups = group_frames(frames, temporal_patch_size)
     return VideoPlan(ref, info.width, info.height, info.timeline, (first, last), groups)
-
-
-def image_size(source: Any) -> tuple[int, int]:
-    """(width, height) of an image from its header; raises `MediaError`."""
-    try:
-        return open_image(source).size
-    except OSError as err:
-        raise MediaError(f"{source}: not a readable image ({err})") from None
-
-
-def open_image(source: Any) -> Image.Image:
-    """An image from a path, bytes, a `{"path", "bytes"}` dict of the datasets library, or an image already open."""
-    if isinstance(source, Image.Image):
-        return source
-
-    if isinstance(source, dict):
-        source = source.get("bytes") or source.get("path")
-
-    if isinstance(source, bytes):
-        source = BytesIO(source)
-
-    return Image.open(source)

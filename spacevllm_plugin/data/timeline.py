@@ -9,7 +9,7 @@ import numpy as np
 FrameSampling = Literal["uniform", "fps"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Timeline:
     """The clock of one video file (or list of frames).
 
@@ -17,12 +17,24 @@ class Timeline:
         num_frames: Native frames of the file.
         fps: Mean native frames per second.
         timestamps: Start of each native frame in seconds, for files whose frame rate varies; None for a constant
-            rate, where frame `i` starts at `i / fps`.
+            rate, where frame `i` starts at `i / fps`. (num_frames,) float64.
     """
 
     num_frames: int
     fps: float
-    timestamps: tuple[float, ...] | None = None
+    timestamps: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.timestamps is not None:
+            object.__setattr__(self, "timestamps", np.array(self.timestamps, dtype=np.float64))
+            self.timestamps.setflags(write=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Timeline):
+            return NotImplemented
+
+        same = (self.num_frames, self.fps) == (other.num_frames, other.fps)
+        return same and np.array_equal(self.timestamps, other.timestamps)
 
     def seconds(self, frame: int) -> float:
         """Where native frame `frame` starts; `num_frames` gives the end of the video."""
@@ -30,16 +42,16 @@ class Timeline:
             return frame / self.fps
 
         if frame < len(self.timestamps):
-            return self.timestamps[frame]
+            return float(self.timestamps[frame])
 
-        return self.timestamps[-1] + (frame - len(self.timestamps) + 1) / self.fps
+        return float(self.timestamps[-1]) + (frame - len(self.timestamps) + 1) / self.fps
 
     def frame_at(self, seconds: float) -> int:
         """The frame boundary nearest to a moment, in 0..num_frames."""
         if self.timestamps is None:
             frame = round(min(seconds * self.fps, self.num_frames))  # a model may write any number
         else:
-            edges = np.array([*self.timestamps, self.seconds(self.num_frames)])
+            edges = np.append(self.timestamps, self.seconds(self.num_frames))
             frame = int(np.abs(edges - seconds).argmin())
 
         return min(max(frame, 0), self.num_frames)

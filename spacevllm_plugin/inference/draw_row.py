@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from ..data.schema import AnnotationRow
-from ..data.video import VideoRef
+from ..data.video import VideoRef, read_image
 from .render import Tube, contact_sheet, render_image, render_video
 
 
@@ -30,14 +28,14 @@ def draw_row(
         video: Also write the clip as a video (not for images).
 
     Raises:
-        MediaError: The video cannot be read.
-        OSError: The image cannot be read, or a picture cannot be written.
+        MediaError: The medium cannot be read.
+        OSError: A picture cannot be written.
     """
     caption = row.query or re.sub(r"<(video|image)>\s*", "", row.messages[0].content)
     # Not `with_suffix`: an id may hold dots.
     sheet, movie = Path(f"{stem}.png"), Path(f"{stem}.mp4")
     if row.task == "rec":
-        render_image(Image.open(media_dir / row.images[0]), tubes, sheet, caption)
+        render_image(read_image(media_dir / row.images[0]), tubes, sheet, caption)
         yield sheet
         return
 

@@ -48,7 +48,12 @@ class TrainingOptions:
     )
     frame_cache_gb: float = field(
         default=20.0,
-        metadata={"help": "Most gigabytes in `frame_cache_dir`; what was unused for the longest time goes first."},
+        metadata={
+            "help": (
+                "Most gigabytes in `frame_cache_dir`. A full cache keeps what this run has used and stores nothing more; "
+                "only what other runs have left makes room."
+            )
+        },
     )
     grounding_metrics: bool = field(
         default=True,

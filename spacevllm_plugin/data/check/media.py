@@ -4,9 +4,9 @@ import os
 from dataclasses import astuple, dataclass, replace
 
 from ..facts import Facts, has_clock
-from ..plan import Preprocessing, image_size, open_image, plan_video
+from ..plan import Preprocessing, plan_video
 from ..timeline import FrameSampling
-from ..video import MediaError, VideoRef, frame_files, probe, read
+from ..video import MediaError, VideoRef, frame_files, image_size, probe, read, read_image
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def _video_facts(job: Job) -> Facts:
         options = Preprocessing(video_maxlen=reading.maxlen, video_fps=reading.fps)
         # A clip beyond the end is a row's mistake, not the file's.
         if ref.clip is None or 0 <= ref.clip[0] < min(ref.clip[1], timeline.num_frames):
-            groups = plan_video(ref, options, reading.sampling, temporal_patch_size=1).groups
-            read(ref, [frame for group in groups for frame in group])
+            plan = plan_video(ref, options, reading.sampling, temporal_patch_size=1)
+            read(ref, plan.shown, each=lambda picture: None)
 
     return Facts.of_video(ref, info.width, info.height, timeline, job.moments)
 
@@ -112,6 +112,6 @@ def _video_facts(job: Job) -> Facts:
 def _image_facts(job: Job) -> Facts:
     width, height = image_size(job.source)
     if job.reading is not None:
-        open_image(job.source).convert("RGB")
+        read_image(job.source)
 
     return Facts(width, height)

@@ -7,8 +7,9 @@ processor. What it writes into the prompt and what it hands to the model come fr
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from PIL import Image
 
 from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
 from ..frame_cache import FrameCache
-from ..plan import Preprocessing, VideoPlan, image_size, open_image, plan_video
+from ..plan import Preprocessing, VideoPlan, plan_video
 from ..prompt_rules import PromptError, check_messages
 from ..schema import MEDIA_TAG
-from ..video import MediaError, content_key, read
+from ..video import MediaError, content_key, image_size, read, read_image
 
 
+# Frames that a backbone's processor gets at once: what it makes of uint8 on the way is many times as large. Even, since
+# backbones merge two.
+FRAMES_AT_ONCE = 4
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 USER_PREFIX = "user\n"
 
@@ -44,10 +48,26 @@ class ImagePlan:
     width: int
     height: int
 
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return str(self.source)
 
-def stack_frames(frames: Sequence[Image.Image]) -> torch.Tensor:
-    """RGB pictures of one size as (n, 3, height, width), uint8."""
-    return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(0, 3, 1, 2)
+
+def pixels(picture: Image.Image) -> torch.Tensor:
+    """An RGB picture as (3, height, width), uint8."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def joined(pieces: Iterable[torch.Tensor], length: int) -> torch.Tensor:
+    """Tensors joined along their first dimension, `length` in all; each is let go at once, where `cat` holds all twice."""
+    whole, filled = None, 0
+    for piece in pieces:
+        whole = piece.new_empty(length, *piece.shape[1:]) if whole is None else whole
+        whole[filled : filled + len(piece)] = piece
+        filled += len(piece)
+
+    return whole
 
 
 class Prompter(ABC):
@@ -94,17 +114,17 @@ class Prompter(ABC):
 
     @abstractmethod
     def resizing(self, plan: VideoPlan | ImagePlan) -> tuple:
-        """Whatever `resize` makes its pixels from besides the pictures; equal where these would come out equal."""
+        """Whatever `resize` makes its pixels from besides the picture; equal where these would come out equal."""
 
     @abstractmethod
-    def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB pictures in the size that `tensors` takes: (n, 3, height, width), uint8."""
+    def resize(self, plan: VideoPlan | ImagePlan, picture: Image.Image) -> torch.Tensor:
+        """An RGB picture in the size that `tensors` takes: (3, height, width), uint8. Runs in decoding threads."""
 
     @abstractmethod
     def tensors(
         self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
     ) -> dict[str, torch.Tensor]:
-        """The backbone's inputs for all media of a batch, in order of appearance; what `resize` gave for each."""
+        """The backbone's inputs for all media of a batch, in order of appearance: (n, 3, height, width), uint8, of each."""
 
     # What follows is the same for all.
 
@@ -112,7 +132,8 @@ class Prompter(ABC):
         """Plans for media; raises `MediaError`."""
         images = [ImagePlan(source, *image_size(source)) for source in image_sources]
         sampling, merged = self.grounding.frame_sampling, self.temporal_patch_size
-        videos = [plan_video(source, self.options, sampling, merged) for source in video_sources]
+        indexes = self.cache.indexes if self.cache is not None else None
+        videos = [plan_video(source, self.options, sampling, merged, indexes) for source in video_sources]
         return images, videos
 
     def expand_messages(
@@ -190,25 +211,22 @@ class Prompter(ABC):
     def _pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
         """A medium's pictures, resized: from the cache if it has them."""
         if self.cache is None or not isinstance(plan, VideoPlan):
-            return self.resize(plan, self._read(plan))
+            return self._read(plan)
 
-        wanted = [frame for group in plan.groups for frame in group]
-        entry = self.cache.path(content_key(plan.ref, wanted), type(self).__name__, self.resizing(plan))
+        entry = self.cache.path(content_key(plan.ref, plan.shown), type(self).__name__, self.resizing(plan))
         frames = self.cache.get(entry)
         if frames is None:
-            frames = self.resize(plan, self._read(plan)).numpy()
+            frames = self._read(plan).numpy()
             self.cache.put(entry, frames)
 
         return torch.from_numpy(frames)
 
-    def _read(self, plan: VideoPlan | ImagePlan) -> Sequence[Image.Image]:
+    def _read(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
+        """A medium's pictures, each resized before the next is decoded: full-size ones would fill the memory."""
         if isinstance(plan, VideoPlan):
-            return read(plan.ref, [frame for group in plan.groups for frame in group])
+            return torch.stack(read(plan.ref, plan.shown, partial(self.resize, plan)).images)
 
-        try:
-            return [open_image(plan.source).convert("RGB")]
-        except OSError as err:
-            raise MediaError(f"{plan.source}: not a readable image ({err})") from None
+        return self.resize(plan, read_image(plan.source))[None]
 
     def _row_layout(
         self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]
@@ -231,7 +249,7 @@ class Prompter(ABC):
             count = len(plan.groups) if isinstance(plan, VideoPlan) else 1
             fits = plan is not None and len(visual) == self._first_visual(plan)
             if not fits or len(owners) + count > len(queries):
-                raise MediaError(f"{self._name(plan or plans[-1])}: no longer as it was when the row was tokenised")
+                raise MediaError(f"{(plan or plans[-1]).name}: no longer as it was when the row was tokenised")
 
             plans.append(plan)
             owners += [(plan, i) for i in range(count)]
@@ -261,10 +279,6 @@ class Prompter(ABC):
             return self.video_text(plan, self.grid(plan)).partition(STAQ_TOKEN)[0].count(self.video_token)
 
         return self.image_text(self.grid(plan)).count(self.image_token)
-
-    @staticmethod
-    def _name(plan: VideoPlan | ImagePlan) -> str:
-        return str(plan.ref.path or plan.ref.frames[0] if isinstance(plan, VideoPlan) else plan.source)
 
     def _caption(
         self, ids: list[int], queries: list[int], owners: list[tuple[VideoPlan | ImagePlan, int]], position: int

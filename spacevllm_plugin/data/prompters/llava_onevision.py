@@ -1,7 +1,6 @@
 """LLaVA-OneVision / LLaVA-Video: square pictures, pooled frames, LLaVA-Video's own sentence of frame times."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -9,7 +8,7 @@ from PIL import Image
 from ...modeling.configuration import STAQ_TOKEN
 from ..plan import VideoPlan
 from ..prompts import time_sentence
-from .base import Grid, ImagePlan, Prompter, stack_frames
+from .base import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
 
 
 class LlavaOnevisionPrompter(Prompter):
@@ -51,19 +50,19 @@ class LlavaOnevisionPrompter(Prompter):
         own = self.processor.video_processor
         return str(own.size), int(own.resample)
 
-    def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def resize(self, plan: VideoPlan | ImagePlan, picture: Image.Image) -> torch.Tensor:
         """See `Prompter`."""
         own = self.processor.video_processor
-        return own.resize(stack_frames(pictures), size=own.size, resample=own.resample)
+        return own.resize(pixels(picture)[None], size=own.size, resample=own.resample)[0]
 
     def tensors(
         self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
     ) -> dict[str, torch.Tensor]:
         """See `Prompter`. Images are treated as frames: one whole tile, no high-resolution crops."""
-        processed = [
-            self.processor.video_processor(
-                videos=[frames], do_resize=False, do_sample_frames=False, return_tensors="pt"
-            )
+        own = self.processor.video_processor
+        processed = (
+            own(videos=[some], do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"][0]
             for frames in pictures
-        ]
-        return {"pixel_values": torch.cat([one["pixel_values_videos"][0] for one in processed])}
+            for some in frames.split(FRAMES_AT_ONCE)
+        )
+        return {"pixel_values": joined(processed, sum(map(len, pictures)))}

@@ -1,6 +1,6 @@
 """What the Qwen-VL prompters share."""
 
-from collections.abc import Sequence
+import math
 
 import torch
 from PIL import Image
@@ -8,7 +8,8 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from ...modeling.configuration import STAQ_TOKEN
 from ..plan import VideoPlan
-from .base import Grid, ImagePlan, Prompter, stack_frames
+from ..video.source import media_errors
+from .base import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
 
 
 class QwenPrompter(Prompter):
@@ -32,9 +33,11 @@ class QwenPrompter(Prompter):
             least, most, processor = options.video_min_pixels, options.video_max_pixels, self.processor.video_processor
 
         factor = processor.patch_size * processor.merge_size
-        height, width = smart_resize(
-            plan.height, plan.width, factor=factor, min_pixels=max(least, factor * factor), max_pixels=most
-        )
+        with media_errors(plan.name, "of a shape that the processor refuses"):
+            height, width = smart_resize(
+                plan.height, plan.width, factor=factor, min_pixels=max(least, factor * factor), max_pixels=most
+            )
+
         return width, height
 
     def grid(self, plan: VideoPlan | ImagePlan) -> Grid:
@@ -53,19 +56,21 @@ class QwenPrompter(Prompter):
         """See `Prompter`."""
         return self.size(plan)
 
-    def resize(self, plan: VideoPlan | ImagePlan, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def resize(self, plan: VideoPlan | ImagePlan, picture: Image.Image) -> torch.Tensor:
         """See `Prompter`."""
         size = self.size(plan)
-        return stack_frames([one if one.size == size else one.resize(size, Image.BICUBIC) for one in pictures])
+        return pixels(picture if picture.size == size else picture.resize(size, Image.BICUBIC))
 
     def tensors(
         self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
     ) -> dict[str, torch.Tensor]:
         """See `Prompter`."""
-        images, videos = [], []
-        for plan, frames in zip(plans, pictures):
+        own = self.processor.video_processor
+        images, videos, shapes = [], [], []
+        for plan, frames, grid in zip(plans, pictures, grids):
             if isinstance(plan, VideoPlan):
                 videos.append(frames)
+                shapes.append((len(plan.groups), grid.rows * own.merge_size, grid.columns * own.merge_size))
             else:
                 images += frames
 
@@ -74,9 +79,13 @@ class QwenPrompter(Prompter):
             inputs.update(self.processor.image_processor(images, do_resize=False, return_tensors="pt"))
 
         if videos:
-            video_inputs = self.processor.video_processor(
-                videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt"
+            # Patches lie one temporal patch after the other, so that those of some frames follow those of the frames before.
+            patches = (
+                own(videos=[some], do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+                for frames in videos
+                for some in frames.split(FRAMES_AT_ONCE)
             )
-            inputs.update({name: video_inputs[name] for name in ("pixel_values_videos", "video_grid_thw")})
+            inputs["pixel_values_videos"] = joined(patches, sum(map(math.prod, shapes)))
+            inputs["video_grid_thw"] = torch.tensor(shapes)
 
         return dict(inputs)

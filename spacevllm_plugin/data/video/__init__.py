@@ -1,10 +1,10 @@
 """Video reading: what a video holds (`probe`) and the pictures of chosen native frames (`read`)."""
 
-from .backends import BackendError
 from .images import frame_files
 from .index import identity
-from .reader import content_key, probe, read
-from .source import Frames, MediaError, VideoInfo, VideoRef
+from .picture import image_size, read_image
+from .reader import content_key, probe, read, require
+from .source import BackendError, Frames, MediaError, VideoInfo, VideoRef
 
 
 __all__ = [
@@ -16,6 +16,9 @@ __all__ = [
     "content_key",
     "frame_files",
     "identity",
+    "image_size",
     "probe",
     "read",
+    "read_image",
+    "require",
 ]

@@ -2,15 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from PIL import Image
+from functools import lru_cache
 
 from ..timeline import Timeline
-from .source import MediaError, VideoInfo, VideoRef, one_line
+from .picture import image_size
+from .source import MediaError, VideoInfo, VideoRef
 
 
+DIGITS = re.compile(r"([0-9]+)")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -21,10 +20,10 @@ def frame_files(ref: VideoRef) -> list[str] | None:
     elif ref.path is None:
         raise MediaError("a video needs a path or frames")
     elif os.path.isdir(ref.path):
-        files, name = [file for file in os.listdir(ref.path) if file.lower().endswith(IMAGE_SUFFIXES)], ref.path
-        # Digits compare by value, or unpadded names would put frame 10 before frame 2.
-        files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", file)])
-        files = [os.path.join(ref.path, file) for file in files]
+        files, name = (
+            [os.path.join(ref.path, file) for file in listed(ref.path, os.stat(ref.path).st_mtime_ns)],
+            ref.path,
+        )
     else:
         return None
 
@@ -34,32 +33,23 @@ def frame_files(ref: VideoRef) -> list[str] | None:
     return files
 
 
+@lru_cache(maxsize=1024)
+def listed(folder: str, changed: int) -> tuple[str, ...]:
+    """Names of the images in a folder, in order; listed once as long as it does not change (which `changed` tells)."""
+    files = [file for file in os.listdir(folder) if file.lower().endswith(IMAGE_SUFFIXES)]
+    # Digits compare by value, or unpadded names would put frame 10 before frame 2.
+    return tuple(
+        sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in DIGITS.split(file)])
+    )
+
+
 def probe_images(files: list[str], fps: float | None) -> VideoInfo:
-    """Size of the first image (from its header), and a clock that ticks `fps` times a second."""
+    """Size of the first image as displayed (from its header), and a clock that ticks `fps` times a second."""
     if not fps or fps <= 0:
         raise MediaError(f"{files[0]}: a video given as frame images needs its fps")
 
     missing = next((file for file in files if not os.path.isfile(file)), None)
     if missing is not None:
-        raise MediaError(f"{missing}: no such frame image")
+        raise MediaError(f"{missing}: no such image")
 
-    with _image(files[0]) as image:
-        return VideoInfo(image.width, image.height, Timeline(len(files), fps))
-
-
-def read_image(file: str) -> Image.Image:
-    """An RGB picture; raises `MediaError`."""
-    with _image(file) as image:
-        return image.convert("RGB")
-
-
-@contextmanager
-def _image(file: str) -> Iterator[Image.Image]:
-    """An opened frame image, of which only the header has been read."""
-    try:
-        with Image.open(file) as image:
-            yield image
-    except FileNotFoundError:
-        raise MediaError(f"{file}: no such frame image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
-        raise MediaError(f"{file}: not a readable image ({one_line(err)})") from None
+    return VideoInfo(*image_size(files[0]), Timeline(len(files), fps))

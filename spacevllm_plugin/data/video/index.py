@@ -5,12 +5,10 @@ Times are in ticks of the stream's time base unless called seconds.
 """
 
 import os
-from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from itertools import dropwhile
 
 import av
@@ -19,7 +17,7 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace
 
 from ..timeline import Timeline
-from .source import MediaError, VideoInfo, one_line
+from .source import MediaError, VideoInfo, media_errors, one_line
 
 
 # How far a timestamp may lie from a constant rate's, as a part of a frame: containers round to their ticks.
@@ -36,6 +34,7 @@ class Index:
         info: What `probe` answers.
         start: Timestamp of frame 0.
         tick: Seconds per tick.
+        whole: The data of all frames are in the file; not so after half a download of a file whose header comes first.
         portable: Every decoder numbers and colours the frames alike. Not so where the container has no presentation
             times, or the file names another colour matrix than BT.601: PyAV and so LLaMA-Factory convert with that one
             in any case, others with the file's.
@@ -44,6 +43,7 @@ class Index:
     info: VideoInfo
     start: int
     tick: Fraction
+    whole: bool
     portable: bool
 
     def pts(self, frame: int) -> int:
@@ -56,7 +56,7 @@ class Index:
         if timeline.timestamps is None:
             return round(seconds * timeline.fps)
 
-        frame = bisect_left(timeline.timestamps, seconds)
+        frame = int(timeline.timestamps.searchsorted(seconds))
         return frame if seconds in timeline.timestamps[frame : frame + 1] else -1
 
     def file_seconds(self, frames: list[int]) -> np.ndarray:
@@ -64,7 +64,10 @@ class Index:
         return np.array([self.pts(frame) * float(self.tick) for frame in frames])
 
 
-def identity(path: str) -> tuple[str, int, int]:
+Identity = tuple[str, int, int]
+
+
+def identity(path: str) -> Identity:
     """What tells one content of a file from another, at the price of a `stat`: path, time of change (ns), bytes."""
     try:
         stat = os.stat(path)
@@ -77,25 +80,45 @@ def identity(path: str) -> tuple[str, int, int]:
     return path, stat.st_mtime_ns, stat.st_size
 
 
-def index_of(path: str) -> Index:
-    """The index of a video file as it is now; raises `MediaError`."""
-    return _index(*identity(path))
+def require_frame(path: str, index: Index, frame: int) -> None:
+    """Raise `MediaError` where a file ends before the data of a native frame; decodes nothing."""
+    if index.whole:
+        return
+
+    with open_video(path, threads=1) as (container, stream):
+        container.seek(index.pts(frame), stream=stream)
+        # Those in front of it in decoding order lie in front of it in the file.
+        times = (packet.pts for packet in container.demux(stream) if _complete(packet) and packet.pts is not None)
+        if not any(index.frame(pts) == frame for pts in times):
+            count = index.info.timeline.num_frames
+            raise MediaError(f"{path}: the file ends before frame {frame}; its header promises {count} frames")
+
+
+def _complete(packet: av.Packet) -> bool:
+    """Whether a packet's bytes are all there."""
+    return packet.size > 0 and not packet.is_corrupt
+
+
+def _reaches(container: av.container.InputContainer, stream: av.VideoStream, pts: int) -> bool:
+    """Whether the data of a frame are in the file, by the packet that decoding has reached by then."""
+    with suppress(av.FFmpegError):
+        container.seek(pts, stream=stream, any_frame=True)
+        return _complete(next(container.demux(stream)))
+
+    return False
 
 
 @contextmanager
 def open_video(path: str, threads: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """A video file and its stream, closed afterwards; the libraries' errors become `MediaError`."""
-    try:
-        with av.open(path, metadata_errors="ignore") as container:
-            stream = container.streams.best("video")
-            if stream is None or Disposition.attached_pic in stream.disposition:
-                raise MediaError(f"{path}: no video stream")
+    """A video file and its stream, closed afterwards; what goes wrong with it becomes a `MediaError`."""
+    with media_errors(path, "not a readable video"), av.open(path, metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        if stream is None or Disposition.attached_pic in stream.disposition:
+            raise MediaError(f"{path}: no video stream")
 
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = threads
-            yield container, stream
-    except av.FFmpegError as err:
-        raise MediaError(f"{path}: not a readable video ({one_line(err)})") from None
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        yield container, stream
 
 
 def packets_from_keyframe(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
@@ -103,9 +126,8 @@ def packets_from_keyframe(container: av.container.InputContainer, stream: av.Vid
     return dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
 
 
-@lru_cache(maxsize=16384)
-def _index(path: str, mtime_ns: int, size: int) -> Index:
-    """Index a file; cached, as tokenising and collating ask for the same one (the last two arguments only key it).
+def make_index(path: str) -> Index:
+    """Index a file; raises `MediaError`.
 
     The first frame is decoded, because PyAV tells the rotation flag of frames only. The other packets are listed, not
     decoded, and only where the header does not vouch for a constant rate and the number of frames.
@@ -117,7 +139,7 @@ def _index(path: str, mtime_ns: int, size: int) -> Index:
         regular = regular and abs(stream.duration * tick * rate - stream.frames) < 0.5
         first, times = None, []
         for packet in packets_from_keyframe(container, stream):
-            if packet.pts is not None and not packet.is_discard:
+            if packet.pts is not None and _complete(packet) and not packet.is_discard:
                 times.append(packet.pts)
 
             if first is None:
@@ -143,7 +165,9 @@ def _index(path: str, mtime_ns: int, size: int) -> Index:
         width, height = (first.height, first.width) if sideways else (first.width, first.height)
         portable = first.colorspace in (COLORSPACE_UNSPECIFIED, Colorspace.ITU601, Colorspace.SMPTE170M)
         portable = portable and container.format.name not in ("avi", "mpeg")
-        return Index(VideoInfo(width, height, timeline), first.pts, tick, portable)
+        end = first.pts + round((timeline.num_frames - 1) / timeline.fps / tick) if regular else None
+        whole = end is None or _reaches(container, stream, end)
+        return Index(VideoInfo(width, height, timeline), first.pts, tick, whole, portable)
 
 
 def _timeline(seconds: np.ndarray, rate: Fraction | None) -> Timeline:
@@ -154,4 +178,4 @@ def _timeline(seconds: np.ndarray, rate: Fraction | None) -> Timeline:
         if np.abs(seconds * fps - np.arange(count)).max() < JITTER:
             return Timeline(count, fps)
 
-    return Timeline(count, mean, tuple(seconds.tolist()))
+    return Timeline(count, mean, seconds)

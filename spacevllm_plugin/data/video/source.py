@@ -1,17 +1,21 @@
-"""What a video is to its users: a reference, the facts about it, its frames, and the error of an unusable one."""
+"""What a video is to its users: a reference, the facts about it, its frames, and the errors of an unusable one."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-
-from PIL import Image
+from typing import Any
 
 from ..timeline import Timeline
 
 
 class MediaError(Exception):
-    """A video that cannot be used; the message is one line that names the file and what is wrong."""
+    """A medium that cannot be used; the message is one line that names the file and what is wrong."""
+
+
+class BackendError(ValueError):
+    """The environment asks for a backend or for threads that cannot be had; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +79,47 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class Frames(Sequence[Image.Image]):
+class Frames(Sequence[Any]):
     """Decoded frames, in the order asked for; as a sequence, their pictures.
 
     Attributes:
         ids: 0-based native frame numbers of the file, in presentation order.
         seconds: When each starts; the file's first frame is at 0. None for frame images without fps.
-        images: Upright RGB pictures.
+        images: Upright RGB pictures, or what the reader was told to make of each.
     """
 
     ids: tuple[int, ...]
     seconds: tuple[float, ...] | None
-    images: tuple[Image.Image, ...]
+    images: tuple[Any, ...]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, place):
         return self.images[place]
+
+
+@contextmanager
+def media_errors(name: object, what: str) -> Iterator[None]:
+    """Where a medium is opened, decoded and resized: whatever the libraries make of a broken one is a `MediaError`.
+
+    They have no error in common: Pillow raises OSError, SyntaxError, ValueError, struct.error, zlib.error and an exception
+    of its own for decompression bombs, to name some.
+
+    Args:
+        name: The medium, for the message.
+        what: What it turns out not to be.
+    """
+    try:
+        yield
+    except (MediaError, BackendError):
+        raise
+    except Exception as err:
+        reason = one_line(err)
+        if not isinstance(err, (OSError, ValueError)):
+            reason = f"{type(err).__name__}: {reason}"
+
+        raise MediaError(f"{name}: {what} ({reason})") from err
 
 
 def one_line(err: Exception) -> str:

@@ -1,8 +1,9 @@
 """The decoders that can stand behind the reader, and which of them is used.
 
-A backend is a module with `decode(path, index, wanted, threads)`: native frames (increasing) to upright RGB pictures. It
-raises `Unfit` for a file that it cannot read, or whose frames it numbers or times otherwise than the index. PyAV reads
-that one, and every file that is not `Index.portable`, so that a frame's number always means the same pixels.
+A backend is a module with `decode(path, index, wanted, threads, keep)`: native frames (increasing) as upright RGB pictures,
+each handed to `keep` once it is decoded and then let go. It raises `Unfit` for a file that it cannot read, or whose frames
+it numbers or times otherwise than the index. PyAV reads that one, and every file that is not `Index.portable`, so that a
+frame's number always means the same pixels.
 """
 
 import os
@@ -11,10 +12,10 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
-from PIL import Image
-
 from ..index import Index
-from .errors import BackendError, Unfit
+from ..source import BackendError
+from .errors import Unfit
+from .keep import Keep
 from .threads import decode_threads
 
 
@@ -23,22 +24,29 @@ VARIABLE = "SPACEVLLM_VIDEO_BACKEND"
 BACKENDS = ("pyav", "torchcodec", "decord")
 
 
-def decode(path: str, index: Index, wanted: list[int]) -> dict[int, Image.Image]:
+def decode(path: str, index: Index, wanted: list[int], keep: Keep) -> None:
     """Decode native frames (increasing) of a file with the backend that the environment, or else the order, names.
+
+    Args:
+        path: The file.
+        index: Its index.
+        wanted: Native frames, increasing.
+        keep: Takes each of them once it is decoded.
 
     Raises:
         MediaError: The file cannot be opened, or one of the frames cannot be decoded.
         BackendError: `SPACEVLLM_VIDEO_BACKEND` names none that can be used.
     """
     if not wanted:
-        return {}
+        return
 
     backend, threads = choose(os.environ.get(VARIABLE, "")), decode_threads()
     if index.portable:
         with suppress(Unfit):
-            return backend.decode(path, index, wanted, threads)
+            backend.decode(path, index, wanted, threads, keep)
+            return
 
-    return _load("pyav").decode(path, index, wanted, threads)
+    _load("pyav").decode(path, index, wanted, threads, keep)
 
 
 @cache

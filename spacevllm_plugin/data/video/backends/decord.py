@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..index import Index, open_video, packets_from_keyframe
 from .errors import Unfit, places
+from .keep import Keep
 
 
 # decord hands out a copy of a neighbour for a frame that it cannot decode, unless no frame may be lost.
@@ -19,7 +20,7 @@ NO_FRAME = "1e-9"
 LEADING = 8
 
 
-def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int, Image.Image]:
+def decode(path: str, index: Index, wanted: list[int], threads: int, keep: Keep) -> None:
     """See the package."""
     if not _countable(path, index, wanted):
         raise Unfit(f"{path}: open groups of pictures, or no list of frames")
@@ -27,11 +28,11 @@ def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int
     try:
         reader = VideoReader(path, num_threads=threads, fault_tol=NO_FRAME)
         starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-        batch = reader.get_batch(places(path, index, wanted, starts)).asnumpy()
+        for frame, place in zip(wanted, places(path, index, wanted, starts)):
+            # One by one costs no more: what lies between two frames of a batch is decoded or passed over as here.
+            keep(frame, Image.fromarray(reader.get_batch([place]).asnumpy()[0]))
     except (DECORDError, RuntimeError) as err:
         raise Unfit(f"{path}: {err}") from None
-
-    return dict(zip(wanted, map(Image.fromarray, batch)))
 
 
 def _countable(path: str, index: Index, wanted: list[int]) -> bool:

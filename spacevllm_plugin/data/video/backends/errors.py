@@ -5,10 +5,6 @@ import numpy as np
 from ..index import JITTER, Index
 
 
-class BackendError(ValueError):
-    """The environment asks for a backend or for threads that cannot be had; the message is one line."""
-
-
 class Unfit(Exception):
     """This backend cannot be trusted with this file."""
 

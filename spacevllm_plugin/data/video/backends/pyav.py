@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..index import Index, open_video, packets_from_keyframe
 from ..source import MediaError
+from .keep import Keep
 
 
 # By the counterclockwise degrees that a file asks for.
@@ -24,23 +25,24 @@ UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: 
 Group = tuple[int, int, list[int]]
 
 
-def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int, Image.Image]:
+def decode(path: str, index: Index, wanted: list[int], threads: int, keep: Keep) -> None:
     """See the package."""
     with open_video(path, threads) as (container, stream):
-        decoder = _Decoder(container, stream, index)
+        decoder = _Decoder(container, stream, index, keep)
         groups = decoder.groups(wanted)
         count = min(threads, len(groups))
         if count == 1:
-            return decoder.decode(groups)
+            decoder.decode(groups)
+            return
 
     # A decoder that is sent from group to group has no use for a second thread; a second decoder has.
-    def decode_part(part: int) -> dict[int, Image.Image]:
+    def decode_part(part: int) -> None:
         own = groups[len(groups) * part // count : len(groups) * (part + 1) // count]
         with open_video(path, threads // count) as (container, stream):
-            return _Decoder(container, stream, index).decode(own)
+            _Decoder(container, stream, index, keep).decode(own)
 
     with ThreadPoolExecutor(count) as pool:
-        return {frame: image for images in pool.map(decode_part, range(count)) for frame, image in images.items()}
+        list(pool.map(decode_part, range(count)))
 
 
 class _Decoder:
@@ -50,28 +52,27 @@ class _Decoder:
         to_the_end: Feed packets until the last wanted frame comes out, not only until its own packet has gone in.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, index: Index) -> None:
-        self.container, self.stream, self.index = container, stream, index
+    def __init__(
+        self, container: av.container.InputContainer, stream: av.VideoStream, index: Index, keep: Keep
+    ) -> None:
+        self.container, self.stream, self.index, self.keep = container, stream, index, keep
         self.h26x = stream.codec_context.name in ("h264", "hevc")
         # AVI has no presentation times: FFmpeg numbers H.264 packets in decoding order. Frames come out in presentation
         # order, so each takes the earliest number that is left.
         self.reorder = self.h26x and container.format.name == "avi"
         self.to_the_end = self.reorder
 
-    def decode(self, groups: list[Group]) -> dict[int, Image.Image]:
-        """All wanted frames of the groups; raises `MediaError` for one that does not come out."""
-        images: dict[int, Image.Image] = {}
+    def decode(self, groups: list[Group]) -> None:
+        """Hand on all wanted frames of the groups; raises `MediaError` for one that does not come out."""
         while groups:
-            asked = self.run(groups, images)
-            missing = [frame for frame in asked if frame not in images]
+            asked, done = self.run(groups)
+            missing = [frame for frame in asked if frame not in done]
             if missing and not self.to_the_end:
                 # A frame in two packets (fields) is not complete with the first; nobody says so beforehand.
                 self.to_the_end = True
                 groups = self.groups(missing) + groups
             elif missing:
                 raise MediaError(f"{self.container.name}: frame {missing[0]} cannot be decoded")
-
-        return images
 
     def groups(self, wanted: list[int]) -> list[Group]:
         """Wanted frames (increasing) by the keyframe that they are decoded from."""
@@ -104,29 +105,29 @@ class _Decoder:
 
         return self.index.start, beginning
 
-    def run(self, groups: list[Group], images: dict[int, Image.Image]) -> list[int]:
+    def run(self, groups: list[Group]) -> tuple[list[int], set[int]]:
         """Decode the first group, and those behind it that are reached on the way.
 
         Args:
             groups: What is to be decoded; those that were are taken away.
-            images: Takes the wanted frames that came out whole.
 
         Returns:
-            The frames asked for.
+            The frames asked for, and those of them that came out whole.
         """
         _, position, asked = groups.pop(0)
-        asked = list(asked)
+        asked, done = list(asked), set()
         self.container.seek(position, stream=self.stream)
         # What a damaged file does not give is named by the caller.
         with suppress(av.FFmpegError):
             for frame, picture in self._frames(groups, asked):
                 if frame in asked and not picture.is_corrupt:
-                    images[frame] = _upright(picture)
+                    self.keep(frame, _upright(picture))
+                    done.add(frame)
 
                 if self.to_the_end and frame >= asked[-1]:
                     break
 
-        return asked
+        return asked, done
 
     def _frames(self, groups: list[Group], asked: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from here on: native frame numbers and pictures, without some that are not wanted."""

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from .errors import BackendError
+from ..source import BackendError
 
 
 VARIABLE = "SPACEVLLM_VIDEO_THREADS"

@@ -6,9 +6,10 @@ from torchcodec.decoders import VideoDecoder
 
 from ..index import Index
 from .errors import Unfit, check_times
+from .keep import Keep
 
 
-def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int, Image.Image]:
+def decode(path: str, index: Index, wanted: list[int], threads: int, keep: Keep) -> None:
     """See the package."""
     times, frame_seconds = index.file_seconds(wanted), 1 / index.info.timeline.fps
     # The approximate mode trusts the header, which is checked below; the exact one lists all packets first.
@@ -16,9 +17,13 @@ def decode(path: str, index: Index, wanted: list[int], threads: int) -> dict[int
         try:
             decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode=mode)
             # A part of a frame later, since a time from the header may round to just before its frame.
-            batch = decoder.get_frames_played_at((times + _offset(index, wanted, frame_seconds)).tolist())
-            check_times(path, index, times, batch.pts_seconds.numpy())
-            return {f: Image.fromarray(np.ascontiguousarray(d.numpy())) for f, d in zip(wanted, batch.data)}
+            moments = times + _offset(index, wanted, frame_seconds)
+            for frame, time, moment in zip(wanted, times, moments.tolist()):
+                found = decoder.get_frame_played_at(moment)
+                check_times(path, index, np.array([time]), np.array([found.pts_seconds]))
+                keep(frame, Image.fromarray(np.ascontiguousarray(found.data.numpy())))
+
+            return
         except (RuntimeError, ValueError, IndexError, Unfit) as err:
             failure = err
 

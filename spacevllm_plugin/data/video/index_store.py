@@ -1,0 +1,153 @@
+"""Where indexes are remembered: the latest used in this process, and all on disk where a folder for them is given.
+
+Making one may mean reading a whole file; a worker process lives for an epoch at most.
+"""
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Lock
+
+import numpy as np
+
+from ..timeline import Timeline
+from .index import Identity, Index, identity, make_index
+from .source import VideoInfo
+
+
+# To be raised whenever the same file would have to get another index.
+VERSION = 1
+# Of all clocks in memory, in bytes; one of two hours at a varying rate has nearly 2 MB.
+MEMORY = 64 * 2**20
+# An index without its clock, roughly.
+OVERHEAD = 2048
+
+
+@dataclass
+class Recent:
+    """The indexes used last, by the identity of their files."""
+
+    _indexes: OrderedDict[Identity, Index] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def get(self, key: Identity) -> Index | None:
+        """The index, if it is here; counts as a use."""
+        with self._lock:
+            if key in self._indexes:
+                self._indexes.move_to_end(key)
+
+            return self._indexes.get(key)
+
+    def put(self, key: Identity, index: Index) -> None:
+        """Remember an index, and forget those unused for the longest time where there are too many."""
+        with self._lock:
+            if key not in self._indexes:
+                self._indexes[key] = index
+                self._bytes += _size(index)
+
+            while self._bytes > MEMORY and len(self._indexes) > 1:
+                self._bytes -= _size(self._indexes.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._indexes.clear()
+            self._bytes = 0
+
+
+recent = Recent()
+
+
+def index_of(path: str, folder: str | None = None) -> Index:
+    """The index of a video file as it is now.
+
+    Args:
+        path: The file.
+        folder: Where indexes are kept on disk, if at all; made if it does not exist.
+
+    Raises:
+        MediaError: The file cannot be used.
+    """
+    key = identity(path)
+    index = recent.get(key)
+    if index is None:
+        kept = _place(path, folder) if folder else None
+        index = _load(kept, key) if kept else None
+        if index is None:
+            index = make_index(path)
+            if kept:
+                with suppress(OSError):  # a full disk costs time, not the run
+                    _save(kept, key, index)
+
+        recent.put(key, index)
+
+    return index
+
+
+def _size(index: Index) -> int:
+    timestamps = index.info.timeline.timestamps
+    return OVERHEAD + (0 if timestamps is None else timestamps.nbytes)
+
+
+def _place(path: str, folder: str) -> Path:
+    """One place for each path, so that the index of a changed file replaces the old one."""
+    name = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()
+    return Path(folder, name[:2], f"{name}.npz")
+
+
+def _stamp(key: Identity) -> list[int]:
+    _, changed, size = key
+    return [VERSION, changed, size]
+
+
+def _load(place: Path, key: Identity) -> Index | None:
+    """The index kept at a place; None where there is none, or one of another file, or something else."""
+    try:
+        with np.load(place, allow_pickle=False) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            if facts["stamp"] != _stamp(key):
+                return None
+
+            timestamps = arrays["timestamps"] if "timestamps" in arrays else None
+
+        timeline = Timeline(facts["num_frames"], facts["fps"], timestamps)
+        info = VideoInfo(facts["width"], facts["height"], timeline)
+        return Index(info, facts["start"], Fraction(*facts["tick"]), facts["whole"], facts["portable"])
+    except Exception:  # whatever a damaged file makes of the readers: the index is made anew
+        return None
+
+
+def _save(place: Path, key: Identity, index: Index) -> None:
+    info, timeline = index.info, index.info.timeline
+    facts = {
+        "stamp": _stamp(key),
+        "width": info.width,
+        "height": info.height,
+        "num_frames": timeline.num_frames,
+        "fps": timeline.fps,
+        "start": index.start,
+        "tick": [index.tick.numerator, index.tick.denominator],
+        "whole": index.whole,
+        "portable": index.portable,
+    }
+    clock = {} if timeline.timestamps is None else {"timestamps": timeline.timestamps}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = None
+    try:
+        with NamedTemporaryFile(dir=place.parent, prefix=".", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            np.savez(file, facts=json.dumps(facts), **clock)
+
+        temporary.replace(place)
+    except OSError:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+        raise
