@@ -32,14 +32,10 @@ class FakeDevices(TorchFunctionMode):
 
         device = self._asked_for(func, args, kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        if func in (torch.Tensor.to, torch.Tensor.cpu) and device is not None:
-            args = (args[0], *(arg for arg in args[1:] if not _names_device(arg)))
-            if device != device_of(args[0]):
-                moved = args[0].clone() if func == torch.Tensor.cpu else func(*args, **{**kwargs, "copy": True})
-                _moved[moved.untyped_storage().data_ptr()] = moved, device
-                moved.fake_device = device
-                return moved
-        elif device is None:
+        if device is not None and func in (torch.Tensor.to, torch.Tensor.cpu):
+            return _moved_to(device, *args, **kwargs)
+
+        if device is None:
             device = device_of(args[0]) if func in (*COPYING, *INDEXING) else self._common(func, tensors)
             if func in INDEXING:
                 self._check_index(*args)
@@ -66,9 +62,6 @@ class FakeDevices(TorchFunctionMode):
 
         if isinstance(device, torch.Tensor):
             return device_of(device)
-
-        if isinstance(device, int):
-            return torch.device("cuda", device)
 
         return None if device is None else torch.device(device)
 
@@ -99,8 +92,18 @@ def device_of(tensor: torch.Tensor) -> torch.device:
     return tensor.fake_device
 
 
-def _names_device(value: Any) -> bool:
-    if isinstance(value, str | torch.device) or (isinstance(value, int) and not isinstance(value, bool)):
-        return True
+def _moved_to(
+    device: torch.device, tensor: torch.Tensor, *more: Any, copy: bool = False, **kwargs: Any
+) -> torch.Tensor:
+    dtype = next((one.dtype for one in more if isinstance(one, torch.Tensor)), tensor.dtype)
+    dtype = next((one for one in (*more, kwargs.get("dtype")) if isinstance(one, torch.dtype)), dtype)
+    moved = tensor.to(dtype=dtype, copy=copy or device != device_of(tensor))
+    if moved is not tensor:
+        _moved[moved.untyped_storage().data_ptr()] = moved, device
+        moved.fake_device = device
 
-    return isinstance(value, torch.Tensor)
+    return moved
+
+
+def _names_device(value: Any) -> bool:
+    return isinstance(value, str | torch.device | torch.Tensor)
