@@ -8,6 +8,7 @@ from runs import train, write_data
 from spacevllm_plugin.data import video
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.data.video.index_store import recent
 from spacevllm_plugin.modeling.tiny import make_tiny
 
 
@@ -50,6 +51,7 @@ def test_each_row_once_an_epoch(base, data, tmp_path, reads):
 def test_each_video_once_with_the_cache(base, data, tmp_path, reads):
     plain = train(base, data, tmp_path / "plain", **OPTIONS)
     reads.clear()
+    recent.clear()  # as in a new process
     cache = {"frame_cache_dir": str(tmp_path / "cache"), "frame_cache_gb": 0.01}
     first = train(base, data, tmp_path / "first", **OPTIONS, **cache)
     assert sorted(reads.values()) == [1, 1]
