@@ -89,7 +89,7 @@ def bad(folder, good):
     return {
         "text": (data_url(b"this is no video" * 50), "video_0_of_the_request: not a readable video"),
         "no header": (data_url(whole[: len(whole) // 2]), "video_0_of_the_request: not a readable video"),
-        "cut off": (data_url(cut_video(folder)), "video_0_of_the_request: frame "),
+        "cut off": (data_url(cut_video(folder)), "video_0_of_the_request: the file ends before frame 11"),
         "empty": ("data:video/mp4;base64,====", "video_0_of_the_request: the file is empty"),
         "no base64": ("data:video/mp4;base64,abc", "an image or video of the request is not base64"),
         "nowhere": ("/nowhere/v.mp4", "Invalid URL"),

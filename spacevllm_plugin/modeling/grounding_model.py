@@ -253,7 +253,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             if layout is not None:
                 self._add_space_losses(result, layout, box_targets, num_boxes_in_batch)
                 if anchor is not None:
-                    result.anchor_sums = anchor_sums(anchor, box_targets[index.line].to(anchor.center.device))
+                    targets = box_targets[index.line.to(box_targets.device)]
+                    result.anchor_sums = anchor_sums(anchor, targets.to(anchor.center.device))
 
         if not (self.training and labels is not None):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
