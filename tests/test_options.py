@@ -1,6 +1,7 @@
 """Options from the command line or a recipe to the model: what was given, what a checkpoint recorded, who carries them."""
 
 import json
+import pickle
 
 import pytest
 
@@ -79,3 +80,11 @@ def test_one_object_carries_them(checkpoint):
     ours = [name for name in vars(loaded["processor"]) if "spacevllm" in name]
     assert len(ours) == 1 and isinstance(vars(loaded["processor"])[ours[0]], RunOptions)
     assert not [name for holder in (loaded["tokenizer"], model_args) for name in vars(holder) if "spacevllm" in name]
+
+
+def test_all_processes_of_a_run_have_the_same_beginning(checkpoint, tmp_path):
+    """Workers that come later, each epoch new ones, must not take what the run has cached for another run's."""
+    from spacevllm_plugin.integration.options import RunOptions
+
+    options = RunOptions.on(load(checkpoint, False, frame_cache_dir=str(tmp_path / "frames"))[1]["processor"])
+    assert pickle.loads(pickle.dumps(options)).frame_cache.since == options.frame_cache.since

@@ -4,10 +4,11 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..data.plan import Preprocessing
 from ..modeling.configuration import STAQ_TOKEN, UPGRADES, GroundingOptions, SpaceVLLMConfigMixin, upgrade_config
 from ..modeling.grounding_model import HEAD_MODULES
 from .checkpoint import apply_recorded
-from .options import RunOptions
+from .options import RunOptions, read_options
 from .placement import keep_on_one_gpu
 from .template import TEMPLATES
 
@@ -87,9 +88,9 @@ def install(module: ModuleType) -> None:
         if backbone is None:
             return config
 
-        options = RunOptions.of(model_args)
         config = upgrade_config(config, model_args.staq_token_id)
-        config.grounding, config.preprocessing = options.grounding.as_dict(), vars(options.preprocessing)
+        config.grounding = read_options(GroundingOptions, model_args).as_dict()
+        config.preprocessing = vars(read_options(Preprocessing, model_args))
         return config
 
     @wraps(patch_config)

@@ -1,7 +1,6 @@
 """One run's options: one object of ours, from LLaMA-Factory's arguments to the prompter, the collator and the trainer."""
 
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any, Literal
 
 from ..data.frame_cache import FrameCache
@@ -77,6 +76,11 @@ class TrainingOptions:
             )
 
 
+def read_options(kind: type, holder: Any) -> Any:
+    """Options of one kind, a dataclass, from arguments that carry them as attributes."""
+    return kind(**{option.name: getattr(holder, option.name) for option in fields(kind)})
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """All options of ours, as they hold for a run: those given, and those recorded with its checkpoint.
@@ -88,27 +92,28 @@ class RunOptions:
         preprocessing: LLaMA-Factory's own media options, which do too.
         loss: Weights of the loss.
         training: What concerns this run alone.
+        frame_cache: Where resized frames are kept; None without `frame_cache_dir`. One for all processes of a run, made
+            when it begins: what was used since then stays.
     """
 
     grounding: GroundingOptions
     preprocessing: Preprocessing
     loss: LossOptions
     training: TrainingOptions
+    frame_cache: FrameCache | None
 
     @classmethod
     def of(cls, model_args: Any) -> "RunOptions":
-        """The options that arguments carry, once `checkpoint.apply_recorded` has seen them."""
+        """The options that arguments carry, once `checkpoint.apply_recorded` has seen them.
 
-        def read(kind: type) -> Any:
-            return kind(**{option.name: getattr(model_args, option.name) for option in fields(kind)})
-
-        return cls(read(GroundingOptions), read(Preprocessing), read(LossOptions), read(TrainingOptions))
-
-    @cached_property
-    def frame_cache(self) -> FrameCache | None:
-        """Where resized frames are kept; None without `frame_cache_dir`."""
-        folder = self.training.frame_cache_dir
-        return FrameCache.create(folder, self.training.frame_cache_gb) if folder else None
+        Raises:
+            ValueError: `frame_cache_dir` cannot be used.
+        """
+        kinds = (GroundingOptions, Preprocessing, LossOptions, TrainingOptions)
+        *others, training = (read_options(kind, model_args) for kind in kinds)
+        folder = training.frame_cache_dir
+        frame_cache = FrameCache.create(folder, training.frame_cache_gb) if folder else None
+        return cls(*others, training, frame_cache)
 
     def put_on(self, processor: Any) -> None:
         """Give them to a processor to carry."""
