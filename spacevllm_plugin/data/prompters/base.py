@@ -26,7 +26,7 @@ from ..video import MediaError, content_key, image_size, read, read_image
 
 # Frames that a backbone's processor gets at once: what it makes of uint8 on the way is many times as large. Even, since
 # backbones merge two.
-FRAMES_AT_ONCE = 4
+FRAMES_AT_ONCE = 2
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 USER_PREFIX = "user\n"
 
