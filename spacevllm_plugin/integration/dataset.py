@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from ..data.facts import Facts
+from ..data.media import in_order
 from ..data.rules import MismatchError, check_fit
-from ..data.schema import MEDIA_TAG, AnnotationRow, RowError
+from ..data.schema import AnnotationRow, RowError
 from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
@@ -116,13 +117,8 @@ class GroundingEncoding:
     @staticmethod
     def _in_order(example: dict[str, Any], images: list, tubes: list) -> list[float]:
         """All queries' targets in order of appearance, flat."""
-        text = "".join(message["content"] for message in example["_prompt"] + example["_response"])
-        images, tubes = iter(images), iter(tubes)
-        boxes = []
-        for tag in MEDIA_TAG.findall(text):
-            boxes += [next(images)] if tag == "<image>" else next(tubes)
-
-        return [value for box in boxes for value in box]
+        media = in_order(example["_prompt"] + example["_response"], ([box] for box in images), tubes)
+        return [value for boxes in media for box in boxes for value in box]
 
 
 def _facts(row: AnnotationRow, images: list, videos: list) -> Facts | None:
@@ -240,28 +236,24 @@ def install(module: ModuleType) -> None:
     def _get_preprocessed_dataset(
         dataset, data_args, training_args, stage, template, tokenizer, processor=None, is_eval=False
     ):
-        if dataset is not None and is_ours(template):
-            parts = {
-                "settings": token_settings(template, tokenizer, processor),
-                "tokenizer": tokenizer_state(tokenizer, processor),
-                "generate": training_args.predict_with_generate and is_eval,
-                "checked": RunOptions.on(processor).training.on_mismatch != "trust",
-            }
-            caching = tokenising(dataset, data_args, training_args, parts)
-            dataset = Typed(dataset, tokenised(dataset.features), caching)
-
-        dataset = get_preprocessed_dataset(
-            dataset, data_args, training_args, stage, template, tokenizer, processor, is_eval
-        )
+        rest = (data_args, training_args, stage, template, tokenizer, processor, is_eval)
         if dataset is None or not is_ours(template):
-            return dataset
+            return get_preprocessed_dataset(dataset, *rest)
 
-        options = RunOptions.on(processor).training
+        options, settings = RunOptions.on(processor).training, token_settings(template, tokenizer, processor)
+        parts = {
+            "settings": settings,
+            "tokenizer": tokenizer_state(tokenizer, processor),
+            "generate": training_args.predict_with_generate and is_eval,
+            "checked": options.on_mismatch != "trust",
+        }
+        caching = tokenising(dataset, data_args, training_args, parts)
+        dataset = get_preprocessed_dataset(Typed(dataset, tokenised(dataset.features), caching), *rest)
         policies = {"bad_media": options.bad_media, "on_mismatch": options.on_mismatch}
         unique_ids = is_eval and grounds_rows(processor, training_args)
         examination = _examination.get() or Examination()
         dataset = examination.sort_out(dataset, policies, is_eval, unique_ids, module.logger)
-        dataset.info.description = json.dumps(token_settings(template, tokenizer, processor))
+        dataset.info.description = json.dumps(settings)
         return dataset
 
     @wraps(get_dataset)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
 from ..frame_cache import FrameCache
+from ..media import in_order
 from ..plan import Preprocessing, VideoPlan, plan_video
 from ..prompt_rules import PromptError, check_messages
 from ..schema import MEDIA_TAG
@@ -145,10 +146,10 @@ class Prompter(ABC):
             PromptError: The texts are not fit for it, see `prompt_rules`.
         """
         check_messages(messages, len(images), len(videos))
-        plans = {"<image>": iter(images), "<video>": iter(videos)}
+        plans = iter(in_order(messages, images, videos))
 
         def expand(match: re.Match) -> str:
-            plan = next(plans[match.group()])
+            plan = next(plans)
             if isinstance(plan, ImagePlan):
                 return self.image_text(self.grid(plan))
 

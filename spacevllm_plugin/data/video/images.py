@@ -20,10 +20,8 @@ def frame_files(ref: VideoRef) -> list[str] | None:
     elif ref.path is None:
         raise MediaError("a video needs a path or frames")
     elif os.path.isdir(ref.path):
-        files, name = (
-            [os.path.join(ref.path, file) for file in listed(ref.path, os.stat(ref.path).st_mtime_ns)],
-            ref.path,
-        )
+        names = listed(ref.path, os.stat(ref.path).st_mtime_ns)
+        files, name = [os.path.join(ref.path, file) for file in names], ref.path
     else:
         return None
 
