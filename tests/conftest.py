@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from spacevllm_plugin.backbones import registry
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.schema import AnnotationRow, Media
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
-BACKBONES = ("llava_onevision", "qwen3_vl", "qwen2_5_vl")
+BACKBONES = tuple(spec.name for spec in registry.usable())
 
 
 def pytest_configure(config):

@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 from runs import TEMPLATES
 
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.prompt_rules import PromptError
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 @pytest.fixture(scope="module", params=list(TEMPLATES))

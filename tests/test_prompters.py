@@ -12,7 +12,7 @@ from conftest import picture, prompt, staq_id, text_of, user, write_image, write
 from PIL import Image
 from transformers.image_utils import SizeDict
 
-from spacevllm_plugin.data.prompters import Qwen3VLPrompter
+from spacevllm_plugin.backbones.qwen3_vl.prompter import Qwen3VLPrompter
 from spacevllm_plugin.data.schema import AnnotationRow, Media, Message, Target
 from spacevllm_plugin.data.targets import normalise_box, pixel_box, query_targets
 from spacevllm_plugin.data.video import MediaError, VideoRef, read

@@ -4,10 +4,10 @@ import pytest
 import torch
 from runs import TEMPLATES, train, weights, write_data
 
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.modeling.grounding_model import is_head
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="extra `qlora`")

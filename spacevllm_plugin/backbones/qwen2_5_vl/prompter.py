@@ -1,10 +1,10 @@
 """Qwen2.5-VL: one vision block per video, a query after every temporal patch, times in a sentence behind it."""
 
+from ...data.plan import VideoPlan
+from ...data.prompts import time_sentence
 from ...modeling.configuration import STAQ_TOKEN
-from ..plan import VideoPlan
-from ..prompts import time_sentence
-from .base import Grid
-from .qwen import QwenPrompter
+from ..prompter import Grid
+from ..qwen.prompter import QwenPrompter
 
 
 class Qwen2_5VLPrompter(QwenPrompter):

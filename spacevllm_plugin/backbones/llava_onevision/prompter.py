@@ -5,10 +5,10 @@ import math
 import torch
 from PIL import Image
 
+from ...data.plan import VideoPlan
+from ...data.prompts import time_sentence
 from ...modeling.configuration import STAQ_TOKEN
-from ..plan import VideoPlan
-from ..prompts import time_sentence
-from .base import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
+from ..prompter import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
 
 
 class LlavaOnevisionPrompter(Prompter):

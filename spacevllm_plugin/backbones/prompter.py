@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...modeling.configuration import STAQ_TOKEN, GroundingOptions
-from ..frame_cache import FrameCache
-from ..media import in_order
-from ..plan import Preprocessing, VideoPlan, plan_video
-from ..prompt_rules import PromptError, check_messages
-from ..schema import MEDIA_TAG
-from ..video import MediaError, content_key, image_size, read, read_image
+from ..data.frame_cache import FrameCache
+from ..data.media import in_order
+from ..data.plan import Preprocessing, VideoPlan, plan_video
+from ..data.prompt_rules import PromptError, check_messages
+from ..data.schema import MEDIA_TAG
+from ..data.video import MediaError, content_key, image_size, read, read_image
+from ..modeling.configuration import STAQ_TOKEN, GroundingOptions
 
 
 # Frames that a backbone's processor gets at once: what it makes of uint8 on the way is many times as large. Even, since

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers.generation import GenerationMixin
 
-from ..grounding_model import SpaceVLLMMixin
-from ..layout import Layout
+from ...modeling.grounding_model import SpaceVLLMMixin
+from ...modeling.layout import Layout
 
 
 class SpaceVLLMQwenMixin(SpaceVLLMMixin):

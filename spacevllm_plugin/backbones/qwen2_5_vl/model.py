@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from ..configuration import SpaceVLLMQwen2_5_VLConfig
-from ..layout import Layout, index_queries
-from .qwen import SpaceVLLMQwenMixin
+from ...modeling.layout import Layout, index_queries
+from ..qwen.model import SpaceVLLMQwenMixin
+from .config import SpaceVLLMQwen2_5_VLConfig
 
 
 class SpaceVLLMQwen2_5_VLForConditionalGeneration(SpaceVLLMQwenMixin, Qwen2_5_VLForConditionalGeneration):

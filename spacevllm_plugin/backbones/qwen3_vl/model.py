@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from ..configuration import SpaceVLLMQwen3VLConfig
-from .qwen import SpaceVLLMQwenMixin
+from ..qwen.model import SpaceVLLMQwenMixin
+from .config import SpaceVLLMQwen3VLConfig
 
 
 class SpaceVLLMQwen3VLForConditionalGeneration(SpaceVLLMQwenMixin, Qwen3VLForConditionalGeneration):

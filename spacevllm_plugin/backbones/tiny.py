@@ -7,34 +7,16 @@ so a whole run can be tried without a download.
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import (
-    GenerationConfig,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionImageProcessor,
-    LlavaOnevisionProcessor,
-    LlavaOnevisionVideoProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2Tokenizer,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
-    Qwen3VLVideoProcessor,
-)
+from transformers import GenerationConfig, Qwen2Tokenizer
 
 from ..data.prompts import INSTRUCTIONS, TIME_SENTENCE
+from .registry import get
 
 
 FRAME_SIZE = 48
@@ -42,15 +24,6 @@ PATCH_SIZE = 8
 GRID_SIZE = FRAME_SIZE // PATCH_SIZE
 
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-LLAVA_TOKENS = ("<image>", "<video>")
-
-QWEN_MARKS = {
-    "image": "<|vision_start|><|image_pad|><|vision_end|>",
-    "video": "<|vision_start|><|video_pad|><|vision_end|>",
-}
-LLAVA_MARKS = {"image": r"<image>\n", "video": r"<video>\n"}
-
 CHAT_TEMPLATE = r"""
 {%- for message in messages -%}
     {{- '<|im_start|>' + message.role + '\n' -}}
@@ -90,17 +63,8 @@ TEXT = {
     "initializer_range": 0.05,
 }
 VISION = {"hidden_size": 64, "patch_size": PATCH_SIZE}
-QWEN_VISION = {
-    **VISION,
-    "depth": 2,
-    "num_heads": 4,
-    "spatial_merge_size": 2,
-    "out_hidden_size": TEXT["hidden_size"],
-    "initializer_range": TEXT["initializer_range"],  # SigLIP has no use for it: it scales by fan-in and fan-out
-}
 # The real ones' millions would leave a head of 32 too few frequencies that turn within a short prompt.
 ROPE_THETA = 1e4
-MROPE_SECTION = [6, 5, 5]  # sums to half a head's 32 dimensions
 
 QK_NORM = 1.5
 TIMES = [f"{tenths / 10:.1f}" for tenths in range(0, 100, 5)]  # seconds
@@ -114,9 +78,7 @@ STAMPS = [f"<{time} seconds>" for time in TIMES]
 SENTENCE = re.split(r"{\w+}", TIME_SENTENCE)
 SENTENCE_TIMES = [f"{quarters / 4:.2f}s" for quarters in range(40)]
 
-HALF = [0.5, 0.5, 0.5]
-# Pixels in all: small enough and large enough that a tiny frame keeps its size.
-QWEN_SIZE = {"shortest_edge": 16 * 16, "longest_edge": 2**24}
+HALF = [0.5, 0.5, 0.5]  # mean and deviation of pixels
 
 
 def default_corpus() -> list[str]:
@@ -172,122 +134,11 @@ def chat_template(marks: dict[str, str]) -> str:
     return CHAT_TEMPLATE.replace("@image@", marks["image"]).replace("@video@", marks["video"])
 
 
-def _text(tokenizer: Qwen2Tokenizer, **more) -> dict:
+def text_part(tokenizer: Qwen2Tokenizer, **more) -> dict:
     """The language model's part of a config."""
     vocab_size = VOCAB_MULTIPLE * math.ceil((len(tokenizer) + MIN_SPARE_IDS) / VOCAB_MULTIPLE)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     return {**TEXT, **ids, "vocab_size": vocab_size, **more}
-
-
-def _qwen_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
-    """The special tokens a Qwen config names."""
-    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
-    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
-    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
-
-
-def _qwen3_vl(corpus: Iterable[str], merge_size: int = 2) -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS, TIMES, PHRASES + STAMPS)
-    # A visual token stays as large as ever. One frame per temporal patch: a video this small has no frames to spare.
-    patch_size = 2 * PATCH_SIZE // merge_size
-    patches = {"patch_size": patch_size, "merge_size": merge_size, "temporal_patch_size": 1}
-    pixels = {"size": QWEN_SIZE, "image_mean": HALF, "image_std": HALF}
-    processor = Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**patches, **pixels),
-        tokenizer=tokenizer,
-        video_processor=Qwen3VLVideoProcessor(**patches, **pixels),
-        chat_template=chat_template(QWEN_MARKS),
-    )
-    rope = {
-        "rope_type": "default",
-        "rope_theta": ROPE_THETA,
-        "mrope_section": MROPE_SECTION,
-        "mrope_interleaved": True,
-    }
-    config = Qwen3VLConfig(
-        text_config=_text(tokenizer, head_dim=32, rope_parameters=rope),
-        vision_config={
-            **QWEN_VISION,
-            "patch_size": patch_size,
-            "spatial_merge_size": merge_size,
-            "temporal_patch_size": 1,
-            "intermediate_size": 256,
-            "num_position_embeddings": (FRAME_SIZE // patch_size) ** 2,
-            "deepstack_visual_indexes": [0],
-        },
-        tie_word_embeddings=True,
-        **_qwen_ids(tokenizer),
-    )
-    return Qwen3VLForConditionalGeneration(config), processor
-
-
-def _qwen2_5_vl(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + QWEN_TOKENS, TIMES + SENTENCE_TIMES, PHRASES + SENTENCE)
-    patches = {"patch_size": PATCH_SIZE, "merge_size": 2, "temporal_patch_size": 2, "size": QWEN_SIZE}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**patches),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**patches),
-        chat_template=chat_template(QWEN_MARKS),
-    )
-    rope = {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": MROPE_SECTION}
-    config = Qwen2_5_VLConfig(
-        text_config=_text(tokenizer, rope_parameters=rope),
-        vision_config={
-            **QWEN_VISION,
-            "temporal_patch_size": 2,
-            "intermediate_size": 192,
-            "tokens_per_second": 2,
-            # A tiny frame is more than one window, so attention within windows differs from full attention.
-            "window_size": 4 * PATCH_SIZE,
-            "fullatt_block_indexes": [1],
-        },
-        tie_word_embeddings=True,
-        **_qwen_ids(tokenizer),
-    )
-    return Qwen2_5_VLForConditionalGeneration(config), processor
-
-
-def _llava_onevision(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = train_tokenizer(corpus, CHATML_TOKENS + LLAVA_TOKENS, TIMES + SENTENCE_TIMES, PHRASES + SENTENCE)
-    pixels = {"size": {"height": FRAME_SIZE, "width": FRAME_SIZE}, "image_mean": HALF, "image_std": HALF}
-    pinpoints = [[FRAME_SIZE, FRAME_SIZE]]
-    processor = LlavaOnevisionProcessor(
-        image_processor=LlavaOnevisionImageProcessor(**pixels, image_grid_pinpoints=pinpoints),
-        tokenizer=tokenizer,
-        video_processor=LlavaOnevisionVideoProcessor(**pixels),
-        num_image_tokens=GRID_SIZE**2,
-        vision_feature_select_strategy="full",
-        chat_template=chat_template(LLAVA_MARKS),
-    )
-    config = LlavaOnevisionConfig(
-        text_config=_text(
-            tokenizer, model_type="qwen2", rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA}
-        ),
-        vision_config={
-            **VISION,
-            "model_type": "siglip_vision_model",
-            "image_size": FRAME_SIZE,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "vision_use_head": False,
-        },
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        image_grid_pinpoints=pinpoints,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
-        tie_word_embeddings=True,
-    )
-    return LlavaOnevisionForConditionalGeneration(config), processor
-
-
-BACKBONES: dict[str, Callable[..., tuple[PreTrainedModel, ProcessorMixin]]] = {
-    "qwen3_vl": _qwen3_vl,
-    "qwen2_5_vl": _qwen2_5_vl,
-    "llava_onevision": _llava_onevision,
-}
 
 
 def _sharpen_attention(model: torch.nn.Module) -> None:
@@ -304,15 +155,18 @@ def make_tiny(backbone: str, out: Path, seed: int = 0, corpus: Iterable[str] | N
     """Write a tiny base checkpoint that loads like one of the hub.
 
     Args:
-        backbone: One of `BACKBONES`.
+        backbone: Its name.
         out: The checkpoint's folder; made if need be.
         seed: Seed of the random weights; the caller's random state stays as it is.
         corpus: The text that the tokenizer is trained on; by default sentences like those of the prompts.
-        **variant: `merge_size` 1 or 2 (the default) of qwen3_vl: patches that a visual token merges along each side.
+        **variant: What the backbone's builder takes beside the corpus.
+
+    Raises:
+        UnknownBackbone: There is no such backbone.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, processor = BACKBONES[backbone](default_corpus() if corpus is None else corpus, **variant)
+        model, processor = get(backbone).build_tiny(default_corpus() if corpus is None else corpus, **variant)
 
     tokenizer = processor.tokenizer
     tokenizer.chat_template = processor.chat_template

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from ...data.plan import VideoPlan
+from ...data.video.source import media_errors
 from ...modeling.configuration import STAQ_TOKEN
-from ..plan import VideoPlan
-from ..video.source import media_errors
-from .base import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
+from ..prompter import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
 
 
 class QwenPrompter(Prompter):

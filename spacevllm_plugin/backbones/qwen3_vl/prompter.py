@@ -1,9 +1,9 @@
 """Qwen3-VL: a timestamp before every frame, as the backbone was trained."""
 
+from ...data.plan import VideoPlan
 from ...modeling.configuration import STAQ_TOKEN
-from ..plan import VideoPlan
-from .base import Grid
-from .qwen import QwenPrompter
+from ..prompter import Grid
+from ..qwen.prompter import QwenPrompter
 
 
 class Qwen3VLPrompter(QwenPrompter):

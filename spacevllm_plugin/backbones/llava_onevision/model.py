@@ -6,9 +6,10 @@ import torch
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from ..configuration import GroundingOptions, SpaceVLLMLlavaOnevisionConfig
-from ..grounding_model import SpaceVLLMMixin
-from ..layout import Layout
+from ...modeling.configuration import GroundingOptions
+from ...modeling.grounding_model import SpaceVLLMMixin
+from ...modeling.layout import Layout
+from .config import SpaceVLLMLlavaOnevisionConfig
 
 
 class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevisionForConditionalGeneration):
