@@ -30,7 +30,7 @@ class Composite:
     lora_conflict_keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BackboneSpec:
     """A backbone. Written in a room's `spec.py` as `SPEC`; importing that imports neither torch nor transformers.
 
