@@ -46,6 +46,8 @@ class BackboneSpec:
         processor_class: Class name of the processor that its checkpoints have.
         image_token: Stands for one visual token of an image in a prompt.
         video_token: The same of a video.
+        special_tokens: What a template alone may write into a prompt, beside ChatML's; `<image>` and `<video>` in a text
+            stand for files, and are none.
         default_system: System message of prompts that have none.
         hub_ids: Name in LlamaBoard -> base checkpoint on the hub.
         composite: None where LLaMA-Factory's own entry for the plain backbone is right.
@@ -67,6 +69,7 @@ class BackboneSpec:
     processor_class: str
     image_token: str
     video_token: str
+    special_tokens: tuple[str, ...] = ()
     default_system: str = ""
     hub_ids: Mapping[str, str] = field(default_factory=dict)
     composite: Composite | None = None

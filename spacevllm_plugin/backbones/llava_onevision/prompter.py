@@ -9,13 +9,13 @@ from ...data.plan import VideoPlan
 from ...data.prompts import time_sentence
 from ...modeling.configuration import STAQ_TOKEN
 from ..prompter import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
+from .spec import SPEC
 
 
 class LlavaOnevisionPrompter(Prompter):
     """Every picture is resized to the vision tower's square; boxes are normalised, so nothing is lost but sharpness."""
 
-    image_token = "<image>"
-    video_token = "<video>"
+    image_token, video_token = SPEC.image_token, SPEC.video_token
 
     def grid(self, plan: VideoPlan | ImagePlan) -> Grid:
         """See `Prompter`."""

@@ -6,7 +6,7 @@ from ..spec import BackboneSpec, Composite
 SPEC = BackboneSpec(
     name="llava_onevision",
     package=__package__,
-    title="LLaVA-OneVision / LLaVA-Video",
+    title="LLaVA-OneVision / LLaVA-Video (the paper's)",
     template="spacevllm",
     config="config:SpaceVLLMLlavaOnevisionConfig",
     model="model:SpaceVLLMLlavaOnevisionForConditionalGeneration",

@@ -15,8 +15,6 @@ from ..prompter import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
 class QwenPrompter(Prompter):
     """Frames resized once, straight to the size the patches need, then cut by the backbone's own processor."""
 
-    image_token = "<|image_pad|>"
-    video_token = "<|video_pad|>"
     vision_start = "<|vision_start|>"
     vision_end = "<|vision_end|>"
 

@@ -5,10 +5,13 @@ from ...data.prompts import time_sentence
 from ...modeling.configuration import STAQ_TOKEN
 from ..prompter import Grid
 from ..qwen.prompter import QwenPrompter
+from .spec import SPEC
 
 
 class Qwen2_5VLPrompter(QwenPrompter):
     """`<|vision_start|>…<|staq|>…<|staq|><|vision_end|>` and the frame times."""
+
+    image_token, video_token = SPEC.image_token, SPEC.video_token
 
     def video_text(self, plan: VideoPlan, grid: Grid) -> str:
         """See `Prompter`."""

@@ -15,6 +15,7 @@ SPEC = BackboneSpec(
     processor_class="Qwen2_5_VLProcessor",
     image_token="<|image_pad|>",
     video_token="<|video_pad|>",
+    special_tokens=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
     default_system="You are a helpful assistant.",
     hub_ids={
         "SpaceVLLM-Qwen2.5-VL-3B": "Qwen/Qwen2.5-VL-3B-Instruct",

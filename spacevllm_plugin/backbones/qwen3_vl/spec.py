@@ -15,6 +15,7 @@ SPEC = BackboneSpec(
     processor_class="Qwen3VLProcessor",
     image_token="<|image_pad|>",
     video_token="<|video_pad|>",
+    special_tokens=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
     hub_ids={
         "SpaceVLLM-Qwen3-VL-2B": "Qwen/Qwen3-VL-2B-Instruct",
         "SpaceVLLM-Qwen3-VL-4B": "Qwen/Qwen3-VL-4B-Instruct",

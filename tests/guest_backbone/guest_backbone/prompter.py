@@ -1,0 +1,24 @@
+"""Qwen2-VL: a vision block and a query for every temporal patch, times in a sentence behind them."""
+
+from spacevllm_plugin.backbones.prompter import Grid
+from spacevllm_plugin.backbones.qwen.prompter import QwenPrompter
+from spacevllm_plugin.data.plan import VideoPlan
+from spacevllm_plugin.data.prompts import time_sentence
+from spacevllm_plugin.modeling.configuration import STAQ_TOKEN
+
+from .spec import SPEC
+
+
+class Qwen2VLPrompter(QwenPrompter):
+    """`<|vision_start|>…<|vision_end|><|staq|>` for every temporal patch, and the frame times."""
+
+    image_token, video_token = SPEC.image_token, SPEC.video_token
+
+    def video_text(self, plan: VideoPlan, grid: Grid) -> str:
+        """See `Prompter`."""
+        visual = self.video_token * (grid.rows * grid.columns)
+        return f"{self.vision_start}{visual}{self.vision_end}{STAQ_TOKEN}" * len(plan.groups)
+
+    def video_suffix(self, plan: VideoPlan) -> str:
+        """See `Prompter`."""
+        return f"{time_sentence(plan.duration, plan.seconds)}\n"
