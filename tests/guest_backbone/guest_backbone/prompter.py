@@ -1,4 +1,4 @@
-"""Qwen2-VL: a vision block and a query for every temporal patch, times in a sentence behind them."""
+"""Qwen2-VL: one vision block per video, a query after every temporal patch, times in a sentence behind it."""
 
 from spacevllm_plugin.backbones.prompter import Grid
 from spacevllm_plugin.backbones.qwen.prompter import QwenPrompter
@@ -10,15 +10,14 @@ from .spec import SPEC
 
 
 class Qwen2VLPrompter(QwenPrompter):
-    """`<|vision_start|>…<|vision_end|><|staq|>` for every temporal patch, and the frame times."""
+    """`<|vision_start|>…<|staq|>…<|staq|><|vision_end|>` and the frame times."""
 
     image_token, video_token = SPEC.image_token, SPEC.video_token
 
     def video_text(self, plan: VideoPlan, grid: Grid) -> str:
         """See `Prompter`."""
-        visual = self.video_token * (grid.rows * grid.columns)
-        return f"{self.vision_start}{visual}{self.vision_end}{STAQ_TOKEN}" * len(plan.groups)
+        return self.vision_start + f"{self.video_token * (grid.rows * grid.columns)}{STAQ_TOKEN}" * len(plan.groups)
 
     def video_suffix(self, plan: VideoPlan) -> str:
         """See `Prompter`."""
-        return f"{time_sentence(plan.duration, plan.seconds)}\n"
+        return f"{self.vision_end}{time_sentence(plan.duration, plan.seconds)}\n"
