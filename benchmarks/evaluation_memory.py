@@ -51,8 +51,8 @@ def evaluate(folder: Path, count: int, peak: "multiprocessing.Queue[int]") -> No
 
 def main() -> None:
     """Measure and print."""
+    from spacevllm_plugin.backbones.tiny import make_tiny
     from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-    from spacevllm_plugin.modeling.tiny import make_tiny
 
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:

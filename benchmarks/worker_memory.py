@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from reader import encode, repeat
 
+from spacevllm_plugin.backbones import registry
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.plan import Preprocessing
-from spacevllm_plugin.data.prompters import PROMPTERS
 from spacevllm_plugin.data.video import read
 from spacevllm_plugin.modeling.configuration import GroundingOptions
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 SECONDS = 60
@@ -39,7 +39,7 @@ def worker(backbone: str, model: str, clip: str, frames: int, pixels: int, side:
     from transformers.image_utils import SizeDict
 
     options = Preprocessing(video_maxlen=frames, video_max_pixels=pixels)
-    prompter = PROMPTERS[backbone](AutoProcessor.from_pretrained(model), options, GroundingOptions())
+    prompter = registry.get(backbone).prompter_class(AutoProcessor.from_pretrained(model), options, GroundingOptions())
     if backbone == "llava_onevision":
         prompter.processor.video_processor.size = SizeDict(height=384, width=384)  # the real SigLIP's
 
@@ -76,7 +76,7 @@ def main() -> None:
         segment, clip = Path(folder, "segment.mp4"), Path(folder, "clip.mp4")
         encode(segment, 1080, 48)
         repeat(segment, clip, SECONDS)
-        for backbone in PROMPTERS:
+        for backbone in registry.names():
             make_tiny(backbone, Path(folder, backbone))
             digests = set()
             for side, name in (("all", "all frames, then resized"), ("each", "resized as decoded")):

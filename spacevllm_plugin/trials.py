@@ -53,7 +53,11 @@ TRIALS = (
     *BASE,
     Trial("av", "import av; av.codec.Codec('h264', 'r')"),
     # All model and processor classes that our backbones are made of.
-    Trial("transformers", "import spacevllm_plugin.modeling.backbones, spacevllm_plugin.modeling.tiny", TORCH_SET[:2]),
+    Trial(
+        "transformers",
+        "from spacevllm_plugin.backbones import registry; [(s.model_class, s.build_tiny) for s in registry.usable()]",
+        TORCH_SET[:2],
+    ),
     Trial(
         "llamafactory",
         "import llamafactory.train.tuner, llamafactory.chat",

@@ -14,12 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
+from spacevllm_plugin.backbones import registry
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.schema import AnnotationRow, Media
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.modeling.tiny import make_tiny
+from spacevllm_plugin.data.video import VideoRef
 
 
-BACKBONES = ("llava_onevision", "qwen3_vl", "qwen2_5_vl")
+CLOSE = {"atol": 1e-5, "rtol": 0}
+BACKBONES = tuple(spec.name for spec in registry.usable())
 
 
 def pytest_configure(config):
@@ -93,6 +96,26 @@ def media(tmp_path_factory):
         "portrait": write_video(folder / "portrait.mp4", 3, width=48, height=80, first=40),
         "frames": [write_image(folder / f"{number}.png", 60 + number) for number in range(3)],
         "image": write_image(folder / "image.png", 90),
+    }
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Files of every kind; picture numbers tell frames of different files apart."""
+    folder = tmp_path_factory.mktemp("files")
+    frames = [write_image(folder / f"f{number}.png", 70 + number) for number in range(3)]
+    return {
+        "five": write_video(folder / "five.mp4", 5),
+        "two": write_video(folder / "two.mp4", 2, fps=2, first=20),
+        "one": write_video(folder / "one.mp4", 1, first=30),
+        "twelve": write_video(folder / "twelve.mp4", 12, fps=2),
+        "portrait": write_video(folder / "portrait.mp4", 4, width=48, height=80, first=40),
+        "vfr": write_video(folder / "vfr.mp4", 4, times=[0, 100, 700, 1500], first=60),
+        "clip": VideoRef(str(folder / "five.mp4"), clip=(1, 4)).encode(),
+        "frames": frames,
+        "fast_frames": VideoRef(frames=tuple(frames), fps=10.0).encode(),
+        "image": write_image(folder / "image.png", 90),
+        "wide": write_image(folder / "wide.png", 91, width=96, height=48),
     }
 
 
@@ -192,6 +215,11 @@ def collate(engine, items, side="left", extra=0):
         )
 
     return inputs
+
+
+@torch.no_grad()
+def run(engine, inputs, **kwargs):
+    return engine.model(**inputs, **kwargs)
 
 
 def supervised(engine, items):

@@ -9,12 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from spacevllm_plugin.backbones import registry
 
-TEMPLATES = {
-    "qwen3_vl": "spacevllm_qwen3_vl",
-    "qwen2_5_vl": "spacevllm_qwen2_5_vl",
-    "llava_onevision": "spacevllm",
-}
+
+TEMPLATES = {spec.name: spec.template for spec in registry.usable()}
 
 BASE = {
     "stage": "sft",

@@ -18,7 +18,7 @@ from conftest import picture, write_image, write_video
 from fastapi.testclient import TestClient
 from PIL import UnidentifiedImageError
 
-from spacevllm_plugin.modeling.tiny import make_tiny
+from spacevllm_plugin.backbones.tiny import make_tiny
 
 
 STREAM = pytest.mark.parametrize("stream", [False, True])

@@ -9,11 +9,11 @@ from PIL import Image
 from runs import tokenise, train, write_data
 from test_picture import broken_images
 
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.data.video import MediaError
 from spacevllm_plugin.integration.dataset import BadRowsError
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from conftest import write_video
 from PIL import Image
 from runs import command
 
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.benchmark.ranks import own_gpu
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.schema import PredictionRow, read_rows
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 VIDEOS = 7

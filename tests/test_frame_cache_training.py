@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from runs import train, write_data
 
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data import video
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.data.video.index_store import recent
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,6 @@ import torch
 from packaging.requirements import Requirement
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from spacevllm_plugin.modeling import backbones  # noqa: F401  registers the auto classes
-
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -139,7 +139,7 @@ print(sorted(name for name in sys.modules if name.startswith("spacevllm_plugin")
 
 def test_another_template_trains_as_without_the_plugin(tmp_path):
     """One of LLaMA-Factory's own recipes, with the plugin and without it: the same numbers to the last digit."""
-    from spacevllm_plugin.modeling.tiny import make_tiny
+    from spacevllm_plugin.backbones.tiny import make_tiny
 
     make_tiny("qwen2_5_vl", tmp_path / "base")
     conversation = [

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.schema import PredictionRow, dump_row, read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 from conftest import prompt, user, write_image, write_video
 
-from spacevllm_plugin.data.prompt_rules import SPECIAL_TOKENS, PromptError, check_messages
+from spacevllm_plugin.data.prompt_rules import PromptError, check_messages, special_tokens
 from spacevllm_plugin.data.schema import VISUAL_TAGS, AnnotationRow
 from spacevllm_plugin.data.video import MediaError
 from spacevllm_plugin.inference.engine import row_item
@@ -26,11 +26,11 @@ def test_all_special_tokens_of_a_prompt_are_known(engine, media):
     item = engine.item("x", "qa", [user("<image><video>Where?")], [media["image"]], [media["video"]], system="Look.")
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     written = special.intersection(tokenizer.convert_ids_to_tokens(item.token_ids))
-    assert {"<|staq|>", "<|im_start|>", "<|im_end|>"} <= written <= {*SPECIAL_TOKENS, *VISUAL_TAGS.values()}
-    assert {tokenizer.eos_token, tokenizer.pad_token} <= set(SPECIAL_TOKENS)
+    assert {"<|staq|>", "<|im_start|>", "<|im_end|>"} <= written <= {*special_tokens(), *VISUAL_TAGS.values()}
+    assert {tokenizer.eos_token, tokenizer.pad_token} <= set(special_tokens())
 
 
-@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+@pytest.mark.parametrize("token", special_tokens())
 def test_a_special_token_in_a_text_is_named(engine, media, token):
     video = {"videos": [media["video"]]}
     with pytest.raises(PromptError, match=r"user's text") as error:

@@ -10,10 +10,9 @@ from llamafactory.hparams import get_infer_args, get_train_args
 from llamafactory.hparams import parser as hparams_parser
 from omegaconf import OmegaConf
 
+from spacevllm_plugin.backbones import registry
 from spacevllm_plugin.data.schema import TASKS, read_rows
 from spacevllm_plugin.data.video import VideoRef, probe
-from spacevllm_plugin.integration.models import MODEL_GROUPS
-from spacevllm_plugin.integration.template import TEMPLATES
 
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +22,8 @@ ZERO_CONFIGS = sorted(EXAMPLES.glob("deepspeed/*.json"))
 MIXTURES = sorted(EXAMPLES.glob("unistg/*.yaml"))
 RECIPES = sorted(path for path in EXAMPLES.rglob("*.yaml") if path not in FSDP_CONFIGS + MIXTURES)
 TRAINING = [path for path in RECIPES if "do_train:" in path.read_text(encoding="utf-8")]
-HUB_IDS = {hub_id: template for template, models in MODEL_GROUPS.items() for hub_id in models.values()}
+TEMPLATES = {spec.template: spec for spec in registry.specs()}
+HUB_IDS = {hub_id: spec.template for spec in registry.specs() for hub_id in spec.hub_ids.values()}
 
 
 def name(path):
@@ -127,7 +127,7 @@ def test_data_sets_are_registered(path):
 @each([path for path in TRAINING if path.parent.name != "quickstart"])
 def test_longest_video_fits_cutoff_len(path):
     recipe = load(path)
-    backbone = TEMPLATES[recipe["template"]].backbone
+    backbone = TEMPLATES[recipe["template"]].name
     time_tokens, text_tokens = 8, 150
     if backbone == "llava_onevision":
         assert recipe["frame_tokens"] == "onevision"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from runs import arguments, command, largest_difference, train, weights, write_data
 
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
@@ -407,7 +407,7 @@ def test_llamafactorys_accuracy_goes_with_our_losses(base, data, tmp_path):
 
 
 def test_evaluation_computes_no_logits_that_nobody_asked_for(base, data, tmp_path, monkeypatch):
-    from spacevllm_plugin.modeling.backbones.qwen3_vl import SpaceVLLMQwen3VLForConditionalGeneration as Model
+    from spacevllm_plugin.backbones.qwen3_vl.model import SpaceVLLMQwen3VLForConditionalGeneration as Model
 
     forward, positions = Model.forward, []
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from gradio_client import Client
 
+from spacevllm_plugin.backbones import registry
+from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from spacevllm_plugin.integration.models import MODEL_GROUPS
-from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 MODEL = "SpaceVLLM-Qwen3-VL-2B"
@@ -51,17 +51,17 @@ def component(demo, label_part: str, choices_part: str):
 def test_models_and_templates_are_listed(board):
     _, demo, _ = board
     models = [choice[0] for choice in component(demo, "model list", MODEL).choices]
-    for template, names in MODEL_GROUPS.items():
-        assert set(names) <= set(models)
-        assert template in [choice[0] for choice in component(demo, "template list", template).choices]
+    for spec in registry.usable():
+        assert set(spec.hub_ids) <= set(models)
+        assert spec.template in [choice[0] for choice in component(demo, "template list", spec.template).choices]
 
 
 def test_choosing_a_model_chooses_its_template(board):
     from llamafactory.webui.common import get_template, is_multimodal
 
-    for template, names in MODEL_GROUPS.items():
-        for name in names:
-            assert get_template(name) == template and is_multimodal(name)
+    for spec in registry.usable():
+        for name in spec.hub_ids:
+            assert get_template(name) == spec.template and is_multimodal(name)
 
 
 def endpoint(demo, name: str):

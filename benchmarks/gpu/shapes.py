@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spacevllm_plugin.modeling.tiny import make_tiny
+from spacevllm_plugin.backbones.tiny import make_tiny
 
 
 @dataclass(frozen=True)

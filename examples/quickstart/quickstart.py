@@ -13,15 +13,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from spacevllm_plugin.backbones import registry
 from spacevllm_plugin.cli.main import main as spacevllm_cli
 
 
 HERE = Path(__file__).parent
-TEMPLATES = {
-    "qwen3_vl": "spacevllm_qwen3_vl",
-    "qwen2_5_vl": "spacevllm_qwen2_5_vl",
-    "llava_onevision": "spacevllm",
-}
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,6 @@ QUICK = Size(
     full=("max_steps=50", "warmup_steps=10", "logging_steps=10"),
     lora=("max_steps=10", "max_samples=100", "logging_steps=5"),
 )
-# Two frames are one temporal patch there: less is to be seen at once, so it takes more steps, which cost less each.
-MORE_STEPS = {"qwen2_5_vl": ("max_steps=1000",)}
 HEADLINE = ("m_tIoU", "m_sIoU", "m_vIoU")
 
 
@@ -113,7 +107,7 @@ def chance_level(data: Path, name: str) -> dict[str, float]:
 def main() -> None:
     """Run all steps and write report.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", choices=TEMPLATES, default="qwen3_vl")
+    parser.add_argument("--backbone", choices=registry.names(), default="qwen3_vl")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="less of everything; fails if it does not beat chance")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
@@ -123,15 +117,15 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE for both training runs")
     args = parser.parse_args()
-    out, data, template = args.out, args.out / "data", TEMPLATES[args.backbone]
+    out, data, spec = args.out, args.out / "data", registry.get(args.backbone)
     size = QUICK if args.quick else WHOLE
-    more_steps = () if args.quick else MORE_STEPS.get(args.backbone, ())
+    more_steps = () if args.quick else spec.quickstart
     shutil.rmtree(out, ignore_errors=True)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     write_data(data, args.seed, size)
     spacevllm("make-tiny", args.backbone, "--out", str(out / "base"), "--seed", str(args.seed))
-    common = [f"template={template}"]
+    common = [f"template={spec.template}"]
     training = [
         *common,
         f"dataset_dir={data}",

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 
+from ..backbones import registry
 from ..trials import TRIALS, failures, run_trials
 from ..versions import OURS, installed, promised
 from .errors import CommandError
@@ -48,6 +49,7 @@ def find_hints() -> list[str]:
         if requirement and version and not requirement.specifier.contains(version, prereleases=True):
             hints.append(f"{package} {version} is outside {requirement.specifier}, what the tests ran with")
 
+    hints += [*registry.broken(), *filter(None, (spec.find_problem() for spec in registry.specs()))]
     if installed("llamafactory") is not None and (problem := find_path_problem()) is not None:
         hints.append(problem)
 
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     rows += [
         ("CUDA devices", outcomes["torch"].said or "none"),
         ("hooks", f"{len(TOUCH_POINTS)} modules of LLaMA-Factory"),
+        ("backbones", ", ".join(spec.name for spec in registry.usable())),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -5,14 +5,14 @@ picture, a turn that nobody took. Such texts are refused, never mended in silenc
 data set is good for each of them.
 """
 
+from functools import cache
+
+from ..backbones import registry
 from .schema import MEDIA_TAG, VISUAL_TAGS, RowError
 
 
-# Only templates and prompters write these; the first is `modeling.configuration.STAQ_TOKEN`.
-SPECIAL_TOKENS = (
-    *("<|staq|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
-)
+# Only templates and prompters write these, and those of the backbones; the first is `modeling.configuration.STAQ_TOKEN`.
+CHAT_TOKENS = ("<|staq|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
 # Who may show a medium; tools may, in other formats than ours.
 SHOWING_ROLES = ("user", "observation")
 
@@ -21,9 +21,16 @@ class PromptError(RowError):
     """Texts that no prompt can be made of; the message is one line."""
 
 
+@cache
+def special_tokens() -> tuple[str, ...]:
+    """What no text may hold, whatever the backbone."""
+    of_backbones = [token for spec in registry.specs() for token in spec.special_tokens]
+    return tuple(dict.fromkeys([*CHAT_TOKENS, *of_backbones]))
+
+
 def check_text(text: str, role: str) -> None:
     """Raise `PromptError` where a text of this role holds a special token."""
-    found = next((token for token in SPECIAL_TOKENS if token in text), None)
+    found = next((token for token in special_tokens() if token in text), None)
     if found is not None:
         raise PromptError(f"`{found}` in the {role}'s text: it is for the template alone to write", "special-token")
 

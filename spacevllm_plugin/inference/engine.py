@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..backbones.prompter import Prompter
 from ..data.media import in_order, locate, video_source
-from ..data.prompters import Prompter
 from ..data.schema import VISUAL_TAGS, AnnotationRow
 from .grounding import GroundingItem
 

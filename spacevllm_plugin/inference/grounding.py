@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from ..backbones.prompter import ImagePlan, Prompter
 from ..data.plan import VideoPlan
-from ..data.prompters.base import ImagePlan, Prompter
 from ..data.schema import PIXEL_DECIMALS, SECOND_DECIMALS, Media, PredictionRow
 from ..data.span_parser import read_span, read_spans
 from ..data.targets import pixel_box

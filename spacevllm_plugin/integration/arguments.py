@@ -6,9 +6,9 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..backbones import registry
 from ..modeling.configuration import GroundingOptions, LossOptions
 from .options import TrainingOptions
-from .template import TEMPLATES
 
 
 def refuse_unfit(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
@@ -72,9 +72,13 @@ def install(module: ModuleType) -> None:
 
     @wraps(verify_model_args)
     def _verify_model_args(model_args, data_args, finetuning_args):
-        if data_args.template in TEMPLATES:
+        spec = registry.of_template(data_args.template)
+        if spec is not None:
+            if problem := spec.find_problem():
+                raise ValueError(f"template {spec.template}: {problem}.")
+
             refuse_unfit(model_args, data_args, finetuning_args)
-            model_args.backbone = TEMPLATES[data_args.template].backbone
+            model_args.backbone = spec.name
 
         verify_model_args(model_args, data_args, finetuning_args)
 

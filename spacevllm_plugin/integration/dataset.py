@@ -8,6 +8,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..backbones import registry
 from ..data.facts import Facts
 from ..data.media import in_order
 from ..data.rules import MismatchError, check_fit
@@ -142,7 +143,7 @@ def token_settings(template: Any, tokenizer: Any, processor: Any) -> dict[str, A
     """Everything that the tokens of a row with media depend on, the media apart."""
     options = RunOptions.on(processor)
     return {
-        "template": template.mm_plugin.template,
+        "template": registry.get(template.mm_plugin.backbone).template,
         STAQ_TOKEN: tokenizer.convert_tokens_to_ids(STAQ_TOKEN),
         **{name: getattr(options.grounding, name) for name in PROMPT_OPTIONS},
         **vars(options.preprocessing),

@@ -2,26 +2,20 @@
 
 from typing import Any
 
+from ..backbones.upgrade import spec_of
 from ..inference.engine import Engine
-from .template import TEMPLATES
 
 
 def template_for(model_name_or_path: str) -> str:
     """The template that a checkpoint needs, from its model type.
 
     Raises:
-        ValueError: No backbone of ours.
+        UnknownBackbone: It is none of ours.
     """
     from transformers import PreTrainedConfig
 
     config, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
-    backbone = str(config.get("model_type")).removeprefix("spacevllm_")
-    for name, spec in TEMPLATES.items():
-        if spec.backbone == backbone:
-            return name
-
-    known = ", ".join(spec.backbone for spec in TEMPLATES.values())
-    raise ValueError(f"{model_name_or_path} has the model type `{backbone}`; SpaceVLLM knows: {known}.")
+    return spec_of(str(config.get("model_type")), model_name_or_path).template
 
 
 def load_engine(model: str, adapter: str | None = None, **arguments: Any) -> Engine:

@@ -4,13 +4,14 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..backbones import registry
+from ..backbones.upgrade import register_configs, register_model, spec_of, upgrade_config
 from ..data.plan import Preprocessing
-from ..modeling.configuration import STAQ_TOKEN, UPGRADES, GroundingOptions, SpaceVLLMConfigMixin, upgrade_config
+from ..modeling.configuration import STAQ_TOKEN, GroundingOptions, SpaceVLLMConfigMixin
 from ..modeling.grounding_model import HEAD_MODULES
 from .checkpoint import apply_recorded
 from .options import RunOptions, read_options
 from .placement import keep_on_one_gpu
-from .template import TEMPLATES
 
 
 def backbone_of(model_args: Any) -> str | None:
@@ -24,18 +25,16 @@ def check_match(config: Any, backbone: str | None, model_name: str) -> None:
     Raises:
         ValueError: They do not match, or the backbone is unknown.
     """
-    model_type = config.model_type.removeprefix("spacevllm_")
-    right = next((name for name, spec in TEMPLATES.items() if spec.backbone == model_type), None)
-    if backbone is None and isinstance(config, SpaceVLLMConfigMixin):
-        raise ValueError(f"{model_name} is a SpaceVLLM model: it needs `template: {right}`.")
+    ours = isinstance(config, SpaceVLLMConfigMixin)
+    if backbone is None and not ours:
+        return
 
-    if backbone is not None and right is None:
-        raise ValueError(
-            f"SpaceVLLM has no backbone for {model_name} (model type `{model_type}`); it has: {', '.join(UPGRADES)}."
-        )
+    spec = spec_of(config.model_type, model_name)
+    if backbone is None:
+        raise ValueError(f"{model_name} is a SpaceVLLM model: it needs `template: {spec.template}`.")
 
-    if backbone is not None and backbone != model_type:
-        raise ValueError(f"Template and model do not match: {model_name} needs `template: {right}`.")
+    if backbone != spec.name:
+        raise ValueError(f"Template and model do not match: {model_name} needs `template: {spec.template}`.")
 
 
 def save_heads_with_adapter(finetuning_args: Any) -> None:
@@ -63,9 +62,7 @@ def keep_heads_unquantised(init_kwargs: dict[str, Any]) -> None:
 
 def install(module: ModuleType) -> None:
     """Wrap the loaders."""
-    # Registers our classes with transformers' auto classes, which LLaMA-Factory chooses from.
-    from ..modeling import backbones  # noqa: F401
-
+    register_configs()
     load_config, load_model = module.load_config, module.load_model
     patch_processor, patch_config = module.patch_processor, module.patch_config
     apply_liger_kernel = module.apply_liger_kernel
@@ -88,6 +85,7 @@ def install(module: ModuleType) -> None:
         if backbone is None:
             return config
 
+        register_model(registry.get(backbone))
         config = upgrade_config(config, model_args.staq_token_id)
         config.grounding = read_options(GroundingOptions, model_args).as_dict()
         config.preprocessing = vars(read_options(Preprocessing, model_args))

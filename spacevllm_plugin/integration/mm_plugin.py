@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from ..data.prompters import PROMPTERS, Prompter
+from ..backbones import registry
+from ..backbones.prompter import Prompter
 from .options import RunOptions
 
 
@@ -19,20 +20,18 @@ def install(module: ModuleType) -> None:
         """A thin adapter from LLaMA-Factory's plugin interface to a backbone's prompter."""
 
         backbone: str = ""
-        processor_class: str = ""
-        template: str = ""
 
         def prompter(self, processor: Any) -> Prompter:
             """The backbone's prompter, with the options that the processor carries."""
-            found = type(processor).__name__
-            if found != self.processor_class:
+            spec, found = registry.get(self.backbone), type(processor).__name__
+            if found != spec.processor_class:
                 raise ValueError(
-                    f"Template `{self.template}` is for checkpoints with a {self.processor_class}, but this one has "
+                    f"Template `{spec.template}` is for checkpoints with a {spec.processor_class}, but this one has "
                     f"{'no processor' if processor is None else 'a ' + found}: template and model do not match."
                 )
 
             options = RunOptions.on(processor)
-            return PROMPTERS[self.backbone](processor, options.preprocessing, options.grounding, options.frame_cache)
+            return spec.prompter_class(processor, options.preprocessing, options.grounding, options.frame_cache)
 
         def process_messages(self, messages, images, videos, audios, processor):
             self._validate_input(processor, images, videos, audios)

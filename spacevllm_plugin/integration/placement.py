@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from ..modeling.backbones import MODEL_CLASSES
+from ..backbones import registry
 
 
 # What weights may take of a GPU's free memory: a 7B model in bf16 (15.4 GiB) has grounded 64 frames in 18.9 GiB.
@@ -30,7 +30,7 @@ def first_with_room(weights: int, free: Iterable[tuple[int, int]]) -> int | None
 def weight_bytes(config: PreTrainedConfig) -> int:
     """Bytes of a model's weights in the precision they are stored in; from their shapes alone, nothing is loaded."""
     with torch.device("meta"):
-        model = MODEL_CLASSES[config.model_type](copy.deepcopy(config))
+        model = registry.of_model_type(config.model_type).model_class(copy.deepcopy(config))
 
     return sum(p.numel() for p in model.parameters()) * (config.dtype or torch.float32).itemsize
 

@@ -1,47 +1,12 @@
 """Hook on `data.template`: one chat template per backbone; choosing one is what turns SpaceVLLM on."""
 
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..backbones import registry
 from ..data.prompt_rules import check_text
 from ..modeling.configuration import STAQ_TOKEN
 from .mm_plugin import PLUGIN_NAME
-
-
-@dataclass(frozen=True)
-class TemplateSpec:
-    """What tells the templates apart; the chat format is ChatML for all three."""
-
-    backbone: str
-    processor_class: str
-    image_token: str
-    video_token: str
-    default_system: str = ""
-
-
-TEMPLATES = {
-    "spacevllm": TemplateSpec(
-        backbone="llava_onevision",
-        processor_class="LlavaOnevisionProcessor",
-        image_token="<image>",
-        video_token="<video>",
-        default_system="You are a helpful assistant.",
-    ),
-    "spacevllm_qwen3_vl": TemplateSpec(
-        backbone="qwen3_vl",
-        processor_class="Qwen3VLProcessor",
-        image_token="<|image_pad|>",
-        video_token="<|video_pad|>",
-    ),
-    "spacevllm_qwen2_5_vl": TemplateSpec(
-        backbone="qwen2_5_vl",
-        processor_class="Qwen2_5_VLProcessor",
-        image_token="<|image_pad|>",
-        video_token="<|video_pad|>",
-        default_system="You are a helpful assistant.",
-    ),
-}
 
 
 def is_ours(template: Any) -> bool:
@@ -66,9 +31,9 @@ def install(module: ModuleType) -> None:
             check_text(tools or "", "tools")
             return super()._encode(tokenizer, messages, system, tools)
 
-    for name, spec in TEMPLATES.items():
+    for spec in registry.usable():
         module.register_template(
-            name=name,
+            name=spec.template,
             format_user=module.StringFormatter(
                 slots=["<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n"]
             ),
@@ -81,9 +46,7 @@ def install(module: ModuleType) -> None:
                 name=PLUGIN_NAME,
                 image_token=spec.image_token,
                 video_token=spec.video_token,
-                backbone=spec.backbone,
-                processor_class=spec.processor_class,
-                template=name,
+                backbone=spec.name,
             ),
             template_class=SpaceVLLMTemplate,
         )

@@ -1,10 +1,7 @@
-"""What a SpaceVLLM checkpoint carries beyond its backbone's configuration, and one config class per backbone."""
+"""What a SpaceVLLM checkpoint carries beyond its backbone's configuration."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
-
-from huggingface_hub.dataclasses import strict
-from transformers import LlavaOnevisionConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 
 STAQ_TOKEN = "<|staq|>"
@@ -97,75 +94,13 @@ class LossOptions:
 
 
 class SpaceVLLMConfigMixin:
-    """Marks the SpaceVLLM configs; the fields are declared in each class, as transformers' dataclasses need it."""
+    """Marks the SpaceVLLM configs; the fields are declared in each class, as transformers' dataclasses need it.
+
+    They are `staq_token_id: int | None`, `grounding: dict | None` (`GroundingOptions`) and `preprocessing: dict | None`.
+    """
 
     # What is left are the logits, the one thing that LLaMA-Factory's `compute_accuracy` looks for.
     keys_to_ignore_at_inference = [
         *("past_key_values", "rope_deltas", "boxes", "presence", "anchor_sums"),
         *("loss_lm", "loss_l1", "loss_giou", "loss_presence"),
     ]
-
-
-@strict
-class SpaceVLLMQwen3VLConfig(SpaceVLLMConfigMixin, Qwen3VLConfig):
-    """SpaceVLLM on Qwen3-VL."""
-
-    model_type = "spacevllm_qwen3_vl"
-    staq_token_id: int | None = None
-    grounding: dict | None = None
-    preprocessing: dict | None = None
-
-
-@strict
-class SpaceVLLMQwen2_5_VLConfig(SpaceVLLMConfigMixin, Qwen2_5_VLConfig):
-    """SpaceVLLM on Qwen2.5-VL."""
-
-    model_type = "spacevllm_qwen2_5_vl"
-    staq_token_id: int | None = None
-    grounding: dict | None = None
-    preprocessing: dict | None = None
-
-
-@strict
-class SpaceVLLMLlavaOnevisionConfig(SpaceVLLMConfigMixin, LlavaOnevisionConfig):
-    """SpaceVLLM on LLaVA-OneVision / LLaVA-Video."""
-
-    model_type = "spacevllm_llava_onevision"
-    staq_token_id: int | None = None
-    grounding: dict | None = None
-    preprocessing: dict | None = None
-
-
-UPGRADES: dict[str, type[PreTrainedConfig]] = {
-    "qwen3_vl": SpaceVLLMQwen3VLConfig,
-    "qwen2_5_vl": SpaceVLLMQwen2_5_VLConfig,
-    "llava_onevision": SpaceVLLMLlavaOnevisionConfig,
-}
-
-
-def upgrade_config(config: PreTrainedConfig, staq_token_id: int) -> PreTrainedConfig:
-    """Turn a plain backbone's config into the SpaceVLLM config of that backbone; ours is returned as it is.
-
-    Raises:
-        ValueError: The backbone is not one of ours, or its embedding has no row left for the placeholder token.
-    """
-    if isinstance(config, SpaceVLLMConfigMixin):
-        upgraded = config
-    elif config.model_type in UPGRADES:
-        values = config.to_dict()
-        values.pop("model_type")
-        upgraded = UPGRADES[config.model_type](**values)
-    else:
-        raise ValueError(
-            f"SpaceVLLM has no backbone for the model type `{config.model_type}`; it has: {', '.join(UPGRADES)}."
-        )
-
-    rows = upgraded.get_text_config().vocab_size
-    if staq_token_id >= rows:
-        raise ValueError(
-            f"No room for the placeholder token {STAQ_TOKEN}: it would get id {staq_token_id}, but the model's embedding "
-            f"has {rows} rows. Use a checkpoint whose embedding is padded beyond its tokenizer."
-        )
-
-    upgraded.staq_token_id = staq_token_id
-    return upgraded

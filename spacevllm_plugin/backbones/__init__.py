@@ -1,0 +1,1 @@
+"""One room for each backbone: a folder with a `spec.py`. `registry` finds them; a folder without one is shared by some."""

@@ -1,0 +1,81 @@
+"""What the Qwen-VL backbones share."""
+
+from typing import Any
+
+import torch
+from transformers.generation import GenerationMixin
+
+from ...modeling.grounding_model import SpaceVLLMMixin
+from ...modeling.layout import Layout
+
+
+class SpaceVLLMQwenMixin(SpaceVLLMMixin):
+    """Patches of images and videos through one call of the vision tower, and M-RoPE positions."""
+
+    visual_inputs = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+
+    def embed_visual(
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """See `SpaceVLLMMixin`. One call for both kinds: under ZeRO-3 every rank must call the tower equally often."""
+        pixels = [visual[name] for name in ("pixel_values", "pixel_values_videos") if visual[name] is not None]
+        grids = [visual[name] for name in ("image_grid_thw", "video_grid_thw") if visual[name] is not None]
+        tower = self.model.visual
+        output = tower(torch.cat(pixels).to(tower.dtype), grid_thw=torch.cat(grids), return_dict=True)
+        features = output.pooler_output
+
+        # The tower returns images first, then videos; the sequence may hold them in any order.
+        image_mask = input_ids == self.config.image_token_id
+        visual_mask = image_mask | (input_ids == self.config.video_token_id)
+        from_image = image_mask[visual_mask]
+        if from_image.numel() != features.shape[0]:
+            raise ValueError(f"{from_image.numel()} visual tokens in the prompt but {features.shape[0]} features.")
+
+        # The place among the features of each visual token: a stable sort brings the images' to the front.
+        order = (~from_image).long().argsort(stable=True).argsort()
+        features = features.to(inputs_embeds)[order]
+        inputs_embeds = inputs_embeds.masked_scatter(visual_mask[..., None], features)
+        return inputs_embeds, self.deepstack_inputs(output, visual_mask, order)
+
+    def deepstack_inputs(self, output: Any, visual_mask: torch.Tensor, order: torch.Tensor) -> dict[str, Any]:
+        """Further features that the language model takes; none but in Qwen3-VL."""
+        return {}
+
+    def prefill_positions(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, staq_layout: torch.Tensor | None, **visual
+    ) -> torch.Tensor | None:
+        """See `SpaceVLLMMixin`."""
+        if staq_layout is None:
+            return None
+
+        given = {
+            "image_grid_thw": visual["image_grid_thw"],
+            "video_grid_thw": visual["video_grid_thw"],
+            "attention_mask": attention_mask,
+            "staq_layout": staq_layout,
+        }
+        given = {name: value.to(input_ids.device) for name, value in given.items() if value is not None}
+        positions, self.model.rope_deltas = self.get_rope_index(input_ids, **given)
+        return positions
+
+    def _prepare_position_ids_for_generation(
+        self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        # Qwen's own method needs `mm_token_type_ids`; without them it silently falls back to text positions.
+        text_positions = GenerationMixin._prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs)
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() != 0:
+            return text_positions[None] + self.model.rope_deltas.to(text_positions.device)
+
+        visual = {name: model_kwargs.get(name) for name in self.visual_inputs}
+        vision_positions = self.prefill_positions(
+            model_kwargs.get("input_ids", inputs_tensor),
+            model_kwargs.get("attention_mask"),
+            model_kwargs.get("staq_layout"),
+            **visual,
+        )
+        if vision_positions is None:
+            self.model.rope_deltas = text_positions.new_zeros(text_positions.shape[0], 1)
+            vision_positions = text_positions[None].expand(3, -1, -1)
+
+        return torch.cat([text_positions[None], vision_positions])
