@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from .errors import CommandError, UsageError
+from .errors import UsageError
+from .outputs import check_outputs
 from .quiet import loading
 
 
@@ -30,9 +31,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.backbone not in BACKBONES:
         raise UsageError(f"unknown backbone {args.backbone!r}; known: {', '.join(BACKBONES)}")
-    if args.out.exists() and not args.out.is_dir():
-        raise CommandError(f"{args.out} is a file, not a folder")
 
+    check_outputs(folders={"--out": args.out})
     if args.merge_size and args.backbone != "qwen3_vl":
         raise UsageError("--merge-size is for qwen3_vl")
 
