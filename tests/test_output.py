@@ -311,6 +311,14 @@ def test_on_a_full_disk_no_picture_is_half_drawn(synthetic_set, tmp_path, capsys
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(out.name, "old")]
 
 
+def test_on_a_full_disk_no_checkpoint_is_half_written(tmp_path, capsys):
+    with little_room():
+        assert main(["make-tiny", "qwen3_vl", "--out", str(tmp_path)]) == 1
+
+    assert capsys.readouterr().err.count("spacevllm-cli make-tiny: --out: ") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_appended_on_a_full_disk_can_be_gone_on_with(tmp_path):
     """As `predict` writes, which names its file, keeps its whole lines and goes on from there."""
     lines = [f"{number:0999}" for number in range(30)]

@@ -2,8 +2,9 @@
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from .errors import UsageError
+from .errors import CommandError, UsageError
 from .outputs import check_outputs
 from .quiet import loading
 
@@ -27,6 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the checkpoint."""
+    from safetensors import SafetensorError
+
     from ..modeling.tiny import BACKBONES, make_tiny
 
     if args.backbone not in BACKBONES:
@@ -36,8 +39,16 @@ def run(args: argparse.Namespace) -> None:
     if args.merge_size and args.backbone != "qwen3_vl":
         raise UsageError("--merge-size is for qwen3_vl")
 
-    with loading(args.verbose):
-        variant = {"merge_size": args.merge_size} if args.merge_size else {}
-        make_tiny(args.backbone, args.out, seed=args.seed, **variant)
+    variant = {"merge_size": args.merge_size} if args.merge_size else {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    # A checkpoint is many files: they are moved into place when all of them are whole.
+    with loading(args.verbose), TemporaryDirectory(dir=args.out, prefix=".") as folder:
+        try:
+            make_tiny(args.backbone, Path(folder), seed=args.seed, **variant)
+        except SafetensorError as err:
+            raise CommandError(f"--out: {args.out} cannot be written: {err}") from None
+
+        for file in Path(folder).iterdir():
+            file.replace(args.out / file.name)
 
     print(f"wrote a tiny {args.backbone} to {args.out}")
