@@ -311,6 +311,32 @@ def test_on_a_full_disk_no_picture_is_half_drawn(synthetic_set, tmp_path, capsys
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(out.name, "old")]
 
 
+def test_what_ground_finds_is_written_together(tiny_base, synthetic_set, tmp_path, capsys):
+    row = synthetic_set.rows[0]
+    media = ["--video", synthetic_set.folder / row.videos[0], "--query", row.query, "--arg", "infer_dtype=float32"]
+    command = [
+        "ground",
+        "--model",
+        tiny_base("qwen3_vl"),
+        *media,
+        "--out",
+        tmp_path / "pipe",
+        "--render",
+        tmp_path / "x.png",
+    ]
+    with pipe(tmp_path / "pipe") as end:
+        assert main([str(part) for part in command]) == 0
+        assert json.loads(os.read(end, 1 << 16))["status"] in ("ok", "unreadable")
+
+    (tmp_path / "pipe").unlink()
+    (tmp_path / "x.png").write_text("old")
+    with little_room(1000):
+        assert main([str(part) for part in command]) == 1
+
+    assert capsys.readouterr().err.splitlines()[-1].endswith("x.png cannot be written: File too large")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "old")]
+
+
 def test_on_a_full_disk_no_checkpoint_is_half_written(tmp_path, capsys):
     with little_room():
         assert main(["make-tiny", "qwen3_vl", "--out", str(tmp_path)]) == 1
