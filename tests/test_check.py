@@ -15,7 +15,7 @@ from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.check.library import CRASHED, Library
 from spacevllm_plugin.data.check.media import Fault, Job
 from spacevllm_plugin.data.facts import Facts
-from spacevllm_plugin.data.jsonl import replaced
+from spacevllm_plugin.data.output import replaced
 from spacevllm_plugin.data.schema import read_rows
 
 
@@ -369,8 +369,8 @@ def test_nothing_is_written_over(folder, capsys):
     base = ["check", str(file), "--media-dir", str(folder)]
     for option in ("--fix", "--json", "--memory"):
         for path in (file, folder / "hard.jsonl", folder / "soft.jsonl"):
-            assert main([*base, option, str(path)]) == 1
-            assert f"{option} {path} is the annotation file" in capsys.readouterr().err
+            assert main([*base, option, str(path)]) == 2
+            assert f"{option} {path} is the file of FILE.jsonl" in capsys.readouterr().err
 
     assert main([*base, "--memory", str(write_rows(folder / "other.jsonl", [QA]))]) == 1
     assert "was not written by a check" in capsys.readouterr().err
@@ -388,7 +388,7 @@ def test_half_a_character_is_one_problem_among_others(folder, capsys):
 
 
 def test_two_checks_that_write_one_file_leave_it_whole(folder):
-    """`replaced` is what `--fix`, the builder, its mixture and the benchmarks write with."""
+    """As whatever is written by `data.output`, which all commands use."""
     with replaced(folder / "x.jsonl") as first:
         first.write(b"first\n")
         with replaced(folder / "x.jsonl") as second:
@@ -396,7 +396,7 @@ def test_two_checks_that_write_one_file_leave_it_whole(folder):
 
         assert (folder / "x.jsonl").read_bytes() == b"2\n"
 
-    assert (folder / "x.jsonl").read_bytes() == b"first\n" and not list(folder.glob("*.tmp"))
+    assert (folder / "x.jsonl").read_bytes() == b"first\n" and not list(folder.glob(".*"))
 
 
 def test_bad_usage_is_one_line(folder, capsys):

@@ -13,10 +13,9 @@ import pytest
 from converting import converted, run_convert, write_json
 
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.converters import SOURCES
+from spacevllm_plugin.data.converters import SOURCES, convert
 from spacevllm_plugin.data.converters.boxes import fit_box
 from spacevllm_plugin.data.converters.text import tidy
-from spacevllm_plugin.data.converters.writer import add_dataset
 from spacevllm_plugin.data.prompts import ANSWERS, INSTRUCTIONS, answer, instruction
 from spacevllm_plugin.data.schema import AnnotationRow, RowError, parse_row
 from spacevllm_plugin.data.span_parser import read_span
@@ -81,11 +80,18 @@ def test_the_index_keeps_its_other_entries(tmp_path):
 
 
 def test_entries_added_at_the_same_time_are_all_there(tmp_path):
-    info = tmp_path / "dataset_info.json"
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: add_dataset(info, f"set{i}", f"{i}.jsonl"), range(40)))
+    options = tacos(tmp_path, sentences=1)
 
-    assert set(json.loads(info.read_text())) == {f"set{i}" for i in range(40)}
+    def convert_part(number):
+        class Part(SOURCES["tacos"]):
+            dataset = f"set{number}"
+
+        convert(Part(**options), tmp_path / f"{number}.jsonl")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(convert_part, range(24)))
+
+    assert set(json.loads((tmp_path / "dataset_info.json").read_text())) == {f"set{i}" for i in range(24)}
 
 
 def test_a_broken_index_stops_before_the_work(tmp_path, capsys):
@@ -105,7 +111,7 @@ def test_a_killed_run_leaves_what_was_there(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     # Killed when it has written some rows, but not all 30,000.
     for _ in range(3000):
-        if any(path.stat().st_size > 100_000 for path in out.parent.glob(".train.jsonl.*.part")):
+        if any(path.stat().st_size > 100_000 for path in out.parent.glob(".train.*.tmp.jsonl")):
             break
 
         assert process.poll() is None

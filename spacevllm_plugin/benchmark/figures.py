@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..data.output import replaced
 from ..evaluation import EvaluationResult
 from ..evaluation.protocols.native import REC_THRESHOLD, STVG_THRESHOLDS, VTG_THRESHOLDS
 
@@ -31,7 +32,6 @@ AGAINST_LENGTH = {"stvg": "tIoU", "vtg": "IoU"}
 def draw_figures(run: "Run", result: EvaluationResult) -> list[str]:
     """Draw what the task allows into `figures/`; the paths below the run's folder."""
     folder = run.out / "figures"
-    folder.mkdir(exist_ok=True)
     title = f"{run.benchmark.name}, protocol {result.protocol}, {len(result.items)} items"
     figures = {}
     if result.task in DISTRIBUTIONS:
@@ -48,7 +48,8 @@ def draw_figures(run: "Run", result: EvaluationResult) -> list[str]:
         figures["accuracy_by_group"] = accuracies(result, title)
 
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        with replaced(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=150)
 
     return [f"figures/{name}.png" for name in figures]
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..data.jsonl import replaced
+from ..data.output import Outputs
 from .markdown import NONE, figure_names, percent, table
 from .published import published
 
@@ -77,11 +77,10 @@ def write_overview(
     notes = [f"- {name}: not run, {', '.join(paths)} missing" for name, paths in missing.items()]
     notes += [f"- {name}: stopped: {reason}" for name, reason in failed.items()]
     page = "\n\n".join([*lines, *(["\n".join(notes)] if notes else [])]) + "\n"
-    with replaced(out / "report.md") as file:
-        file.write(page.encode())
-
     data = {"reports": {report["benchmark"]: report for report in reports}, "missing": missing, "failed": failed}
-    with replaced(out / "report.json") as file:
-        file.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    with Outputs() as outputs:
+        outputs.open(out / "report.md").write(page.encode())
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+        outputs.open(out / "report.json").write(text.encode() + b"\n")
 
     return page

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..data.jsonl import replaced
+from ..data.output import Outputs
 from ..data.schema import PredictionRow, read_rows
 from ..evaluation import EvaluationResult, evaluate
 from ..evaluation.intervals import LEVEL, RESAMPLES
@@ -58,10 +58,9 @@ def write_report(run: "Run") -> dict[str, Any]:
         "figures": draw_figures(run, headline),
         "worst": draw_worst(run, headline),
     }
-    with replaced(run.out / "report.json") as file:
-        file.write(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-
-    with replaced(run.out / "report.md") as file:
-        file.write(render(report).encode())
+    with Outputs() as outputs:
+        data = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+        outputs.open(run.out / "report.json").write(data.encode() + b"\n")
+        outputs.open(run.out / "report.md").write(render(report).encode())
 
     return report

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.converters.writer import convert, summary_path
-from ..data.jsonl import append_lines, recover, replaced
+from ..data.jsonl import append_lines, recover
+from ..data.output import appended, replaced
 from ..data.schema import AnnotationRow, read_rows
 from ..inference.predictor import predict_rows
 from .catalogue import Benchmark
@@ -93,7 +94,7 @@ class Run:
 
         answered = self._merge()
         report = write_report(self)
-        with open(self.out / "sessions.jsonl", "ab") as file:
+        with appended(self.out / "sessions.jsonl") as file:
             session = {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
                 "seconds": round(time.time() - started, 1),

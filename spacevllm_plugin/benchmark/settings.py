@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.jsonl import replaced
+from ..data.output import replaced
 from ..versions import installed
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .errors import CommandError, UsageError
 from .loading import add_model_arguments, load, parse_arguments
+from .outputs import check_outputs
 
 
 EXAMPLE = (
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1 or args.batch_size < 1:
         raise UsageError("--limit and --batch-size take numbers above 0")
 
+    check_outputs(folders={"--out": args.out})
     if args.name != "all" and (missing := BENCHMARKS[args.name].missing(args.data_dir)):
         raise CommandError(f"{args.name}: not in {args.data_dir}: {', '.join(missing)}")
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..data.check import CheckOptions, Report, check_file
 from ..data.check.media import Reading
+from ..data.output import Outputs
 from .errors import CommandError
+from .outputs import apart_from, check_outputs
 
 
 EXAMPLE = "spacevllm-cli check train.jsonl --media-dir videos --fix train.good.jsonl --json report.json"
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Check, print, write; fails when there are problems that `--fix` has not taken care of."""
     media_dir = args.media_dir or args.file.parent
     memory = args.memory or args.file.with_name(args.file.name + ".media")
-    _check_paths(args.file, media_dir, {"--fix": args.fix, "--json": args.json, "--memory": memory})
+    _check_paths(args.file, media_dir, {"--fix": args.fix, "--json": args.json}, {"--memory": memory})
     if args.workers < 1:
         raise CommandError("--workers must be at least 1")
 
@@ -56,14 +58,18 @@ def run(args: argparse.Namespace) -> None:
 
     reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
     options = CheckOptions([str(media_dir), str(args.file.parent)], memory, args.workers, reading)
-    try:
-        report = check_file(args.file, options, args.fix)
-        if args.json:
-            args.json.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except PermissionError as err:
-        raise CommandError(f"{err.filename}: {err.strerror}") from None
+    with apart_from(args.fix, args.json):
+        try:
+            with Outputs() as outputs:
+                fixed, table = (path and outputs.open(path) for path in (args.fix, args.json))
+                report = check_file(args.file, options, fixed)
+                if table:
+                    table.write(json.dumps(report.as_json(), indent=2, ensure_ascii=False).encode() + b"\n")
+        except PermissionError as err:
+            raise CommandError(f"{err.filename}: {err.strerror}") from None
 
-    _print(report, args.fix)
+        _print(report, args.fix)
+
     bad = report.repaired + report.dropped
     if not report.rows:
         raise CommandError(f"{args.file} holds no rows")
@@ -75,26 +81,18 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError(f"{bad} of {report.rows} rows have problems")
 
 
-def _check_paths(file: Path, media_dir: Path, outputs: dict[str, Path | None]) -> None:
+def _check_paths(file: Path, media_dir: Path, outputs: dict[str, Path | None], files: dict[str, Path]) -> None:
     if not file.is_file():
         raise CommandError(f"{file}: no such file")
 
     if not media_dir.is_dir():
         raise CommandError(f"{media_dir}: no such folder")
 
-    taken = {"the annotation file": file}
-    for option, path in outputs.items():
-        if path is None:
-            continue
-
-        if not path.parent.is_dir():
+    for option, path in {**outputs, **files}.items():
+        if path is not None and not path.parent.is_dir():
             raise CommandError(f"{option} {path}: no such folder {path.parent}")
 
-        for name, other in taken.items():
-            if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
-                raise CommandError(f"{option} {path} is {name}")
-
-        taken[f"also {option}"] = path
+    check_outputs({"FILE.jsonl": file}, outputs, files)
 
 
 def _print(report: Report, fixed: Path | None) -> None:

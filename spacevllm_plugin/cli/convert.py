@@ -6,7 +6,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ..data.converters import SOURCES, Report, SourceError, convert, summary_path
-from .errors import CommandError, keep_inputs
+from ..data.output import destination
+from .errors import CommandError
+from .outputs import apart_from, check_outputs
 
 
 EXAMPLE = f"spacevllm-cli convert vidstg {SOURCES['vidstg'].example}"
@@ -38,18 +40,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
             type=Path,
             required=True,
             metavar="ROWS.jsonl",
-            help="annotation rows; ROWS.jsonl.summary.json and an entry in dataset_info.json are written beside it",
+            help="annotation rows; ROWS.jsonl.summary.json and an entry in dataset_info.json are written beside it (not "
+            "beside a pipe or another stream, such as /dev/stdout)",
         )
 
 
 def run(args: argparse.Namespace) -> None:
     """Convert and say what became of the items."""
     source_class = SOURCES[args.source]
-    if args.out.is_dir():
-        raise CommandError(f"--out: {args.out} is a folder")
+    options = {f"--{f.name.replace('_', '-')}": getattr(args, f.name) for f in fields(source_class)}
+    check_outputs({option: path for option, path in options.items() if isinstance(path, Path)}, {"--out": args.out})
+    with apart_from(args.out):
+        _convert(source_class, args)
 
-    keep_inputs(args, tuple(f.name for f in fields(source_class) if f.metadata["type"] is Path), ("out",))
 
+def _convert(source_class: type, args: argparse.Namespace) -> None:
     try:
         source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})
         report = convert(source, args.out)
@@ -57,7 +62,10 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError(str(err)) from None
 
     print(_table(report))
-    print(f"\n{args.out} ({source.dataset} in {args.out.parent / 'dataset_info.json'}); {summary_path(args.out).name}")
+    if destination(args.out) is not None:
+        where = f"{source.dataset} in {args.out.parent / 'dataset_info.json'}"
+        print(f"\n{args.out} ({where}); {summary_path(args.out).name}")
+
     if source.note:
         print(f"note: {source.note}")
 

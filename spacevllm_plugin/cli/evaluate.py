@@ -3,13 +3,16 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
+from ..data.output import Outputs
 from ..data.schema import PredictionRow, read_rows
 from ..evaluation import EvaluationResult, Rules, evaluate
 from ..evaluation.answer import FILLS
 from ..evaluation.intervals import LEVEL, RESAMPLES
 from ..evaluation.protocols import PROTOCOLS
-from .errors import UsageError, keep_inputs
+from .errors import UsageError
+from .outputs import apart_from, check_outputs
 
 
 EXAMPLE = "spacevllm-cli evaluate stvg --gt annotations.jsonl --pred predictions.jsonl --out scores.json"
@@ -59,14 +62,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"add {LEVEL:.0%}% bootstrap confidence intervals from N resamples of the items (default: {RESAMPLES})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--items", metavar="I.jsonl", help="write the scores of every item")
-    parser.add_argument("--out", metavar="M.json", help="write the table as JSON")
+    parser.add_argument("--items", type=Path, metavar="I.jsonl", help="write the scores of every item")
+    parser.add_argument("--out", type=Path, metavar="M.json", help="write the table as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Score, print, write."""
     _check_usage(args)
-    keep_inputs(args, ("gt", "pred"), ("items", "out"))
+    check_outputs({"--gt": args.gt, "--pred": args.pred}, {"--items": args.items, "--out": args.out})
+    with Outputs() as outputs, apart_from(args.items, args.out):
+        # Opened before the work: what cannot be written is better known then.
+        items, out = (path and outputs.open(path) for path in (args.items, args.out))
+        result, report = _score(args)
+        if items:
+            items.writelines((json.dumps(item, ensure_ascii=False) + "\n").encode() for item in result.items)
+
+        if out:
+            out.write(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def _score(args: argparse.Namespace) -> tuple[EvaluationResult, dict]:
+    """The scores, printed."""
     rules = Rules(gt_end_shift=args.gt_end_shift, strict=args.threshold == "gt")
     predictions = read_rows(args.pred, PredictionRow)
     result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill, rules)
@@ -87,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"\nby {name}\n" + _table(groups))
 
     print("\n" + ", ".join(f"{name} {count}" for name, count in report["counts"].items()))
-    _write(args, result, report)
+    return result, report
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -132,13 +148,3 @@ def _cell(value: float | None) -> str:
         return "none"
 
     return str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def _write(args: argparse.Namespace, result: EvaluationResult, report: dict) -> None:
-    if args.items:
-        with open(args.items, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in result.items)
-
-    if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            file.write(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

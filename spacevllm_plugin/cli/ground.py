@@ -3,10 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
+from ..data.output import Outputs
 from .errors import UsageError
 from .ground_table import describe
 from .loading import add_model_arguments, load
+from .outputs import apart_from, check_outputs
 
 
 EXAMPLE = 'spacevllm-cli ground --model out/merged --video v.mp4 --query "the man in red who opens the door" --render out.mp4'
@@ -36,6 +39,22 @@ def run(args: argparse.Namespace) -> None:
         if out.suffix not in suffixes:
             raise UsageError(f"--render {out}: the name must end in {' or '.join(suffixes)}")
 
+    check_outputs(
+        {"--video": args.video, "--image": args.image},
+        {"--out": args.out},
+        files={"--render": args.render},  # an mp4 is not written from beginning to end
+    )
+    with apart_from(args.out), Outputs() as outputs:
+        # Opened before the model is loaded: what cannot be written is better known then.
+        row, *pictures = (path and outputs.open(path) for path in (args.out, *args.render))
+        _ground(args, row, pictures)
+
+    for out in args.render:
+        # With `--json`, stdout is for one row.
+        print(f"drawn: {out}", file=sys.stderr if args.json else sys.stdout)
+
+
+def _ground(args: argparse.Namespace, row: BinaryIO | None, pictures: list[BinaryIO]) -> None:
     from ..data.prompt_rules import check_messages
     from ..data.prompts import instruction
     from ..data.schema import dump_row
@@ -54,16 +73,12 @@ def run(args: argparse.Namespace) -> None:
     (prediction,) = ground_batch(engine.model, engine.prompter, [item], args.max_new_tokens)
     plan = item.videos[0] if args.video else None
     print(dump_row(prediction) if args.json else describe(prediction, args.video or args.image, args.query, plan))
-    if args.out:
-        args.out.write_text(dump_row(prediction) + "\n", encoding="utf-8")
+    if row:
+        row.write(dump_row(prediction).encode() + b"\n")
 
-    for out in args.render:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    for out in pictures:
         tube = tube_from_prediction(prediction)
         if args.image:
             render_image(read_image(args.image), [tube], out, args.query)
         else:
             render(plan.ref, tube, out, args.query)
-
-        # With `--json`, stdout is for one row.
-        print(f"drawn: {out}", file=sys.stderr if args.json else sys.stdout)

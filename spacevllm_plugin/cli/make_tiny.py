@@ -3,9 +3,11 @@
 import argparse
 import inspect
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..backbones import registry
 from .errors import CommandError, UsageError
+from .outputs import check_outputs
 from .quiet import loading
 
 
@@ -28,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the checkpoint."""
+    from safetensors import SafetensorError
+
     from ..backbones.tiny import make_tiny
 
     try:
@@ -38,14 +42,20 @@ def run(args: argparse.Namespace) -> None:
     if problem := spec.find_problem():
         raise CommandError(problem)
 
-    if args.out.exists() and not args.out.is_dir():
-        raise CommandError(f"{args.out} is a file, not a folder")
-
+    check_outputs(folders={"--out": args.out})
     if args.merge_size and "merge_size" not in inspect.signature(spec.build_tiny).parameters:
         raise UsageError(f"--merge-size is not for {args.backbone}")
 
-    with loading(args.verbose):
-        variant = {"merge_size": args.merge_size} if args.merge_size else {}
-        make_tiny(args.backbone, args.out, seed=args.seed, **variant)
+    variant = {"merge_size": args.merge_size} if args.merge_size else {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    # A checkpoint is many files: they are moved into place when all of them are whole.
+    with loading(args.verbose), TemporaryDirectory(dir=args.out, prefix=".") as folder:
+        try:
+            make_tiny(args.backbone, Path(folder), seed=args.seed, **variant)
+        except SafetensorError as err:
+            raise CommandError(f"--out: {args.out} cannot be written: {err}") from None
+
+        for file in Path(folder).iterdir():
+            file.replace(args.out / file.name)
 
     print(f"wrote a tiny {args.backbone} to {args.out}")

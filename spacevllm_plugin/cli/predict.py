@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from .errors import UsageError, keep_inputs
+from .errors import UsageError
 from .loading import add_model_arguments, load
+from .outputs import check_outputs
 
 
 EXAMPLE = "spacevllm-cli predict --model out/merged --data test.jsonl --media-dir videos --out predictions.jsonl"
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise UsageError("--batch-size must be at least 1")
 
-    keep_inputs(args, ("data",), ("out",))
+    check_outputs({"--data": args.data}, files={"--out": args.out})  # not a stream: it is read to go on
     rows = list(read_rows(args.data))  # a bad row is better known before the model is loaded
     engine = load(args)
     # Not before: it imports torch, and what is wrong with `--model` is to be said at once.

@@ -1,14 +1,18 @@
 """`spacevllm-cli render`: ground truth and predictions of annotation rows as pictures and videos."""
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from ..data.output import OutputError
 from ..data.schema import AnnotationRow, PredictionRow, read_rows
 from ..data.video import MediaError
 from ..inference.draw_row import draw_row, file_name
 from ..inference.render import tube_from_prediction, tube_from_target
-from .errors import CommandError
+from .errors import CommandError, UsageError
+from .outputs import check_outputs
 
 
 EXAMPLE = "spacevllm-cli render --data val.jsonl --media-dir data --pred predictions.jsonl --limit 5 --out pictures"
@@ -30,10 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draw the rows; one that cannot be drawn is named on stderr and does not stop the others."""
+    check_outputs(folders={"--out": args.out})
     rows = _choose(args)
+    media_dir = args.media_dir or args.data.parent
+    media = {os.path.realpath(media_dir / path) for row in rows for path in _media(row)}
     wanted = {row.id for row in rows}
     preds = {pred.id: pred for pred in read_rows(args.pred, PredictionRow) if pred.id in wanted} if args.pred else {}
-    args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     names: set[str] = set()
     for row in rows:
@@ -41,16 +47,27 @@ def run(args: argparse.Namespace) -> None:
         # Different ids may fold into one name; the second must not overwrite the first.
         name = name if name not in names else f"{name}-{len(names)}"
         names.add(name)
+        for picture in (args.out / f"{name}{suffix}" for suffix in (".png", ".mp4")):
+            if os.path.realpath(picture) in media:
+                raise UsageError(f"--out {args.out}: {picture} is a medium of the rows")
+
         tubes = [tube_from_target(row)] + ([tube_from_prediction(preds[row.id])] if row.id in preds else [])
         try:
-            for picture in draw_row(row, tubes, args.media_dir or args.data.parent, args.out / name, args.video):
+            for picture in draw_row(row, tubes, media_dir, args.out / name, args.video):
                 print(picture)
+        except OutputError:
+            raise  # a full disk is full for the other rows, too
         except (MediaError, OSError) as err:
             print(f"row {row.id}: {err}", file=sys.stderr)
             failed += 1
 
     if failed:
         raise CommandError(f"{failed} of {len(rows)} rows could not be drawn")
+
+
+def _media(row: AnnotationRow) -> Iterator[str]:
+    for medium in (*(row.images or ()), *(row.videos or ())):
+        yield from [medium] if isinstance(medium, str) else medium
 
 
 def _choose(args: argparse.Namespace) -> list[AnnotationRow]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..data.schema import TASKS
 from ..data.synthetic import SynthConfig, write_set
-from .errors import CommandError, UsageError
+from .errors import UsageError
+from .outputs import check_outputs
 
 
 EXAMPLE = "spacevllm-cli synth --out data/synth --num-videos 3000 --seed 0 --split train --report"
@@ -43,9 +44,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report and "stvg" not in tasks:
         raise UsageError("--report scores stvg rows; add stvg to --tasks")
 
-    if args.out.exists() and not args.out.is_dir():
-        raise CommandError(f"{args.out} is not a folder")
-
+    check_outputs(folders={"--out": args.out})
     try:
         config = SynthConfig(
             num_videos=args.num_videos,

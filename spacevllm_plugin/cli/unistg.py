@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import CommandError, keep_inputs
+from .errors import CommandError
+from .outputs import check_outputs
 from .quiet import add_verbose, loading
 
 
@@ -300,7 +301,7 @@ def _filter(args: argparse.Namespace) -> None:
 def _run(stage: Any, args: argparse.Namespace) -> None:
     from ..unistg.stage import COMMON_REASONS, run_stage
 
-    keep_inputs(args, ("data",), ("out",))
+    check_outputs({"--data": args.data}, files={"--out": args.out})
     report = run_stage(stage, args.data, args.out, args.overwrite)
     meanings = {**COMMON_REASONS, **stage.reasons}
     rejected = report["rejected"]
@@ -316,6 +317,7 @@ def _run(stage: Any, args: argparse.Namespace) -> None:
 def _mix(args: argparse.Namespace) -> None:
     from ..unistg.mix import Mixture, mix
 
+    check_outputs({"--config": args.config}, files={"--out": args.out})
     mixture = Mixture.load(args.config)
     given = {key: value for key in ("total", "seed") if (value := getattr(args, key)) is not None}
     mixture = mixture.model_copy(update=given)

@@ -17,6 +17,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from .output import Outputs
 from .prompts import answer, instruction
 from .schema import AnnotationRow, Media, Message, Target, dump_row
 from .timeline import Timeline, sample_frames
@@ -218,6 +219,8 @@ def write_set(out: Path, config: SynthConfig) -> list[AnnotationRow]:
     """
     (out / "videos").mkdir(parents=True, exist_ok=True)
     footage = _load_footage(config) if config.background else None
+    # What is written over an earlier set is not that set any more, and this one only when it is whole.
+    (out / "annotations.jsonl").unlink(missing_ok=True)
     rows, strips = [], []
     for index in range(config.num_videos):
         scene = make_scene(config, index, footage)
@@ -231,10 +234,12 @@ def write_set(out: Path, config: SynthConfig) -> list[AnnotationRow]:
 
         rows += scene_part
 
-    Image.fromarray(np.concatenate(strips)).save(out / "preview.png")
-    (out / "annotations.jsonl").write_text("".join(dump_row(row) + "\n" for row in rows), encoding="utf-8")
     entry = {f"synth_{config.name}": {"file_name": "annotations.jsonl", "formatting": "spacevllm"}}
-    (out / "dataset_info.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+    with Outputs() as outputs:
+        Image.fromarray(np.concatenate(strips)).save(outputs.open(out / "preview.png"), "PNG")
+        outputs.open(out / "annotations.jsonl").writelines(dump_row(row).encode() + b"\n" for row in rows)
+        outputs.open(out / "dataset_info.json").write(json.dumps(entry, indent=2).encode() + b"\n")
+
     return rows
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..data.output import replaced
 from ..data.schema import AnnotationRow
 from ..data.video import VideoRef, read_image
 from .render import Tube, contact_sheet, render_image, render_video
@@ -35,7 +36,9 @@ def draw_row(
     # Not `with_suffix`: an id may hold dots.
     sheet, movie = Path(f"{stem}.png"), Path(f"{stem}.mp4")
     if row.task == "rec":
-        render_image(read_image(media_dir / row.images[0]), tubes, sheet, caption)
+        with replaced(sheet) as file:
+            render_image(read_image(media_dir / row.images[0]), tubes, file, caption)
+
         yield sheet
         return
 
@@ -45,8 +48,12 @@ def draw_row(
     if row.media is not None:
         ref = replace(ref, clip=row.media.clip, fps=row.media.fps)
 
-    contact_sheet(ref, tubes, sheet, caption)
+    with replaced(sheet) as file:
+        contact_sheet(ref, tubes, file, caption)
+
     yield sheet
     if video:
-        render_video(ref, tubes, movie, caption)
+        with replaced(movie) as file:
+            render_video(ref, tubes, file, caption)
+
         yield movie

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data.jsonl import append_lines, recover
+from ..data.output import appended
 from ..data.prompt_rules import PromptError
 from ..data.schema import AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
@@ -51,8 +52,7 @@ def predict_rows(
     """
     own = finished_ids(out)
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "ab") as file:
+    with appended(out) as file:
         for number, batch in enumerate(_batches(tqdm(rows, unit="row", desc="predict"), batch_size)):
             if number % share[1] != share[0]:
                 continue

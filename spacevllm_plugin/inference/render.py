@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -29,6 +30,7 @@ SHEET_WIDTH, SHEET_ROWS = 1600, 3
 
 Box = Sequence[float]
 Mark = tuple[Box | None, str, str]  # box (None: not here now), colour, label
+Out = Path | BinaryIO  # a path is written in place; a file of `data.output` appears whole or not at all
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,17 @@ def tube_from_prediction(pred: PredictionRow) -> Tube:
     return Tube(pred.span_frames, pred.frames or [], pred.boxes or [], label, PREDICTION_COLOR)
 
 
-def render(ref: VideoRef, tube: Tube, out: str | Path, caption: str = "") -> None:
+def render(ref: VideoRef, tube: Tube, out: Out, caption: str = "") -> None:
     """Draw one tube; the file name decides how: `.mp4` is a video, `.png` a contact sheet."""
     writers = {".mp4": render_video, ".png": contact_sheet}
-    suffix = Path(out).suffix.lower()
+    suffix = Path(out.name).suffix.lower()
     if suffix not in writers:
-        raise ValueError(f"cannot render to {str(out)!r}: the file name must end in .mp4 or .png")
+        raise ValueError(f"cannot render to {out.name!r}: the file name must end in .mp4 or .png")
 
-    writers[suffix](ref, [tube], Path(out), caption)
+    writers[suffix](ref, [tube], out, caption)
 
 
-def render_video(ref: VideoRef, tubes: list[Tube], out: str | Path, caption: str = "") -> None:
+def render_video(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "") -> None:
     """Write the whole clip as H.264 with the sentence above, the boxes on it, and the spans on a bar below.
 
     Args:
@@ -99,10 +101,10 @@ def render_video(ref: VideoRef, tubes: list[Tube], out: str | Path, caption: str
             picture = draw_frame(_resize(image, size), _marks(tubes, frame, scale))
             yield _stack([head, picture, bar.at(start)], even=True), start, end
 
-    _write_mp4(Path(out), stages(), info.timeline.fps)
+    _write_mp4(out, stages(), info.timeline.fps)
 
 
-def contact_sheet(ref: VideoRef, tubes: list[Tube], out: str | Path, caption: str = "", columns: int = 6) -> None:
+def contact_sheet(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "", columns: int = 6) -> None:
     """Write a PNG of evenly spaced frames; a strip per tube under each frame says whether it is inside the span.
 
     Args:
@@ -139,16 +141,16 @@ def contact_sheet(ref: VideoRef, tubes: list[Tube], out: str | Path, caption: st
         draw.text((x, y), _clock(info.timeline.seconds(frame)), fill=INK, font=font)
 
     bar = _TimelineBar(tubes, info.timeline, clip, sheet_width, font)
-    _stack([_caption(caption, sheet_width, font), sheet, bar.image]).save(out)
+    _stack([_caption(caption, sheet_width, font), sheet, bar.image]).save(out, "PNG")
 
 
-def render_image(image: Image.Image, tubes: list[Tube], out: str | Path, caption: str = "") -> None:
+def render_image(image: Image.Image, tubes: list[Tube], out: Out, caption: str = "") -> None:
     """Write one image with the tubes' only boxes (a referring expression has no span)."""
     scale = _readable_scale(*image.size)
     marks = [(np.multiply(tube.boxes[0], scale), tube.color, tube.label) for tube in tubes if tube.boxes]
     size = (round(image.width * scale), round(image.height * scale))
     picture = draw_frame(_resize(image.convert("RGB"), size), marks)
-    _stack([_caption(caption, max(SHORT_SIDE, size[0]), _font(min(size))), picture]).save(out)
+    _stack([_caption(caption, max(SHORT_SIDE, size[0]), _font(min(size))), picture]).save(out, "PNG")
 
 
 def draw_frame(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
@@ -270,9 +272,9 @@ def _read_in_chunks(ref: VideoRef, frames: range, frame_bytes: int) -> Iterator[
         yield from zip(chunk, read(ref, chunk))
 
 
-def _write_mp4(out: Path, stages: Iterable[tuple[Image.Image, float, float]], fps: float) -> None:
+def _write_mp4(out: Out, stages: Iterable[tuple[Image.Image, float, float]], fps: float) -> None:
     """Encode images that carry their start and end in seconds; the first one's start becomes time 0."""
-    with av.open(str(out), "w") as container:
+    with av.open(out, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001 * 60))
         stream.pix_fmt = "yuv420p"
         # Without B-frames packets come in display order, so that each can be given its own length.

@@ -10,7 +10,8 @@ from torch.utils.data import SequentialSampler
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
-from ..data.jsonl import append_lines, replaced
+from ..data.jsonl import append_lines
+from ..data.output import replaced
 from ..inference.engine import Engine
 from ..inference.grounding import MAX_NEW_TOKENS
 from ..modeling.anchor import ANCHOR_FIGURES

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
-from ..data.jsonl import replaced, same_file
+from ..data.output import Outputs, same_file
 from ..data.schema import TASKS, RowError, parse_row
 from .stage import StageError, beside
 
@@ -135,7 +135,8 @@ def mix(mixture: Mixture, data_dir: Path, out: Path, name: str) -> dict[str, Any
 
     chosen = {part: _choose(indexes[part], wanted[part], mixture.parts[part].when_short) for part in wanted}
     tasks = np.zeros(len(TASKS), dtype=int)
-    with replaced(out) as file, ExitStack() as stack:
+    with Outputs() as outputs, ExitStack() as stack:
+        file = outputs.open(out)
         sources = {
             part: [stack.enter_context(open(data_dir / path, "rb")) for path in mixture.parts[part].files]
             for part in wanted
@@ -147,26 +148,27 @@ def mix(mixture: Mixture, data_dir: Path, out: Path, name: str) -> dict[str, Any
             tasks[index.tasks[row]] += 1
             file.write(_adapt(line, place // len(index.ranks), mixture.parts[part].media_prefix) + b"\n")
 
-    report = {
-        "total": sum(map(len, chosen.values())),
-        "seed": mixture.seed,
-        "parts": {
-            part: {
-                "wanted": wanted[part],
-                "there": len(indexes[part].ranks),
-                "rows": len(rows),
-                "repeated": max(0, len(rows) - len(indexes[part].ranks)),
-            }
-            for part, rows in chosen.items()
-        },
-        "tasks": {task: int(count) for task, count in zip(TASKS, tasks)},
-        "bad_rows": unusable.bad,
-        "duplicate_ids": unusable.duplicate,
-        "examples": unusable.examples,
-    }
-    _write_json(beside(out, "counts.json"), report)
-    info[name] = {"file_name": os.path.relpath(out, data_dir), "formatting": "spacevllm"}
-    _write_json(data_dir / "dataset_info.json", info)
+        report = {
+            "total": sum(map(len, chosen.values())),
+            "seed": mixture.seed,
+            "parts": {
+                part: {
+                    "wanted": wanted[part],
+                    "there": len(indexes[part].ranks),
+                    "rows": len(rows),
+                    "repeated": max(0, len(rows) - len(indexes[part].ranks)),
+                }
+                for part, rows in chosen.items()
+            },
+            "tasks": {task: int(count) for task, count in zip(TASKS, tasks)},
+            "bad_rows": unusable.bad,
+            "duplicate_ids": unusable.duplicate,
+            "examples": unusable.examples,
+        }
+        _write_json(outputs.open(beside(out, "counts.json")), report)
+        info[name] = {"file_name": os.path.relpath(out, data_dir), "formatting": "spacevllm"}
+        _write_json(outputs.open(data_dir / "dataset_info.json"), info)
+
     return report
 
 
@@ -269,6 +271,5 @@ def _read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _write_json(path: Path, value: Any) -> None:
-    with replaced(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def _write_json(file: BinaryIO, value: Any) -> None:
+    file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

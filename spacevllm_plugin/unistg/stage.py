@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from ..data.jsonl import append_lines, recover, replaced
+from ..data.jsonl import append_lines, recover
+from ..data.output import Outputs, appended, destination, replaced, same_file
 from ..data.schema import RowError, dump_row, parse_row
 from .rows import Kept, Rejected
 
@@ -73,11 +74,18 @@ def run_stage(stage: Stage, source: Path, out: Path, overwrite: bool = False) ->
         FileNotFoundError: There is no input.
     """
     partial, rejects, counts = (beside(out, suffix) for suffix in ("partial", "rejects.jsonl", "counts.json"))
-    if overwrite:
-        for path in (out, partial, rejects, counts):
-            path.unlink(missing_ok=True)
+    for path in (out, partial, rejects, counts):
+        if same_file(path, source):
+            raise StageError(f"{source} would be overwritten: choose another --out")
+
+        if destination(path) is None:
+            raise StageError(f"{path} is no regular file, which it has to be")
 
     sha256, num_lines = _survey(source)
+    if overwrite:
+        for path in (out, partial, rejects, counts):
+            destination(path).unlink(missing_ok=True)  # not the path: a link stays
+
     made_by = {"stage": stage.name, "options": stage.options}
     if out.exists() and not partial.exists():
         return _finished(out, counts, {**made_by, "source_sha256": sha256})
@@ -145,8 +153,7 @@ class _Journal:
         self._flushed = time.monotonic()
 
     def __enter__(self) -> "_Journal":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab")
+        self._file = appended(self.path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._recover()
@@ -255,7 +262,8 @@ def _assemble(stage: Stage, source: Path, out: Path, rejects: Path, journal: _Jo
     rejected = dict.fromkeys({**COMMON_REASONS, **stage.reasons}, 0)
     totals: Counter[str] = Counter()
     read = kept = 0
-    with open(journal.path, "rb") as finished, replaced(rejects) as lost, replaced(out) as good:
+    with open(journal.path, "rb") as finished, Outputs() as outputs:
+        lost, good = outputs.open(rejects), outputs.open(out)
         for _, key, line in _lines(source):
             read += 1
             if key is None:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,6 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from ..facts import Facts
-from ..jsonl import replaced
 from ..media import locate, video_source
 from ..rules import first_error
 from ..schema import RowError, RowFields, parse_row
@@ -65,7 +63,7 @@ class _Line:
     jobs: tuple[Job, ...] = ()
 
 
-def check_file(path: Path, options: CheckOptions, fixed: Path | None = None) -> Report:
+def check_file(path: Path, options: CheckOptions, fixed: IO[bytes] | None = None) -> Report:
     """Check every row and every media file.
 
     Rows are read in batches, so memory grows with the ids and the distinct media, not with the boxes.
@@ -73,15 +71,13 @@ def check_file(path: Path, options: CheckOptions, fixed: Path | None = None) -> 
     Args:
         path: Annotation rows (JSONL).
         options: How to check.
-        fixed: Where to write the good rows, unchanged, and those that can be repaired; the file appears there when it
-            is whole.
+        fixed: Gets the good rows, unchanged, and those that can be repaired.
     """
     seen: dict[str, int] = {}
     report = Report()
     with (
         Library(options.memory, options.workers) as library,
         open(path, "rb") as file,
-        replaced(fixed) if fixed else nullcontext() as out,
         tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar,
     ):
 
@@ -92,7 +88,7 @@ def check_file(path: Path, options: CheckOptions, fixed: Path | None = None) -> 
         while lines := list(islice(stream, ROWS_AT_ONCE)):
             library.examine_all((job for line in lines for job in line.jobs), show)
             for line in lines:
-                _judge(line, seen, library, report, out)
+                _judge(line, seen, library, report, fixed)
                 bar.update(len(line.text))
 
             show()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..facts import Facts
+from ..output import appended
 from ..schema import RowError
 from .media import Fault, Identity, Job, examine, identity
 
@@ -36,8 +37,7 @@ class Library:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._remembered = _read_memory(memory)
-        # Unbuffered: every line is one write, whole in the file once it is made.
-        self._memory = open(memory, "ab", buffering=0)
+        self._memory = appended(memory)
 
     def __enter__(self) -> "Library":
         return self
@@ -95,6 +95,7 @@ class Library:
         self.counts["examined"] += first
         line = {"key": job.key, "size": size, "mtime_ns": changed, **facts.to_json()}
         self._memory.write((json.dumps(line, ensure_ascii=False) + "\n").encode(errors="surrogateescape"))
+        self._memory.flush()  # so that a killed run leaves it
 
     def _examine(self, jobs: list[Job]) -> Iterable[tuple[Job, tuple[Identity, Facts] | Fault]]:
         if not jobs:

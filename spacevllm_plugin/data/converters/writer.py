@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from filelock import FileLock
 from pydantic import ValidationError
 
+from ..output import Outputs, destination, replaced
 from ..prompts import answer, instruction
 from ..schema import VISUAL_TAGS, AnnotationRow, Message, dump_row
 from .base import Report, Sample, Source, SourceError
@@ -21,16 +19,35 @@ from .streams import DiskTable
 def convert(source: Source, out: Path) -> Report:
     """Convert a source.
 
-    Writes the rows to `out`, `OUT.summary.json` and the entry in dataset_info.json beside it. All of it is moved into
-    place when it is complete: a run that dies leaves what was there before.
+    Writes the rows to `out`, `OUT.summary.json` and the entry in dataset_info.json beside it. They are moved into place
+    when all of them are complete: a run that fails or dies leaves what was there before. A stream gets the rows alone.
 
     Raises:
         SourceError: The raw files cannot be used, or not one row could be kept; nothing is written then.
+        OutputError: One of the files cannot be written; none of them is then.
     """
+    if destination(out) is None:
+        with replaced(out) as file:
+            return _write_rows(source, file)
+
+    info_path = out.parent / "dataset_info.json"
+    with ExitStack() as lock, Outputs() as outputs:
+        rows, summary, info = map(outputs.open, (out, summary_path(out), info_path))
+        # A broken index is better known before the work than after it.
+        _read_info(info_path)
+        report = _write_rows(source, rows)
+        _write_json(summary, {"source": source.name, "dataset": source.dataset, **report.summary()})
+        # Several processes may add entries at once: held until this one is in its place.
+        lock.enter_context(FileLock(info_path.with_name(f".{info_path.name}.lock")))
+        entry = {"file_name": out.name, "formatting": "spacevllm"}
+        _write_json(info, {**_read_info(info_path), source.dataset: entry})
+
+    return report
+
+
+def _write_rows(source: Source, file: BinaryIO) -> Report:
     report = Report()
-    # A broken index is better known before the work than after it.
-    _read_info(out.parent / "dataset_info.json")
-    with replacing(out) as file, DiskTable() as seen:
+    with DiskTable() as seen:
         for sample in source.samples(report):
             sample.id = _told_apart(sample.id, seen)
             try:
@@ -40,20 +57,19 @@ def convert(source: Source, out: Path) -> Report:
                 report.drop("invalid", f"{sample.id}: {message}")
                 continue
 
-            file.write(dump_row(row) + "\n")
+            file.write((dump_row(row) + "\n").encode())
             report.keep(sample.id, sample.repairs)
 
-        if not report.kept:
-            why = ", ".join(f"{reason} {count}" for reason, count in report.dropped.most_common())
-            case = next(iter(report.examples.values()), "no item found; is this the file of this source?")
-            raise SourceError(f"no row could be kept ({why + '; first case: ' if why else ''}{case})")
+    if not report.kept:
+        why = ", ".join(f"{reason} {count}" for reason, count in report.dropped.most_common())
+        case = next(iter(report.examples.values()), "no item found; is this the file of this source?")
+        raise SourceError(f"no row could be kept ({why + '; first case: ' if why else ''}{case})")
 
-    summary = {"source": source.name, "dataset": source.dataset, **report.summary()}
-    with replacing(summary_path(out)) as file:
-        file.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-
-    add_dataset(out.parent / "dataset_info.json", source.dataset, out.name)
     return report
+
+
+def _write_json(file: BinaryIO, value: dict) -> None:
+    file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def summary_path(out: Path) -> Path:
@@ -88,39 +104,6 @@ def _told_apart(row_id: str, seen: DiskTable) -> str:
     times = (seen.get(key) or 0) + 1
     seen[key] = times
     return row_id if times == 1 else f"{row_id}#{times}"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Write a file under another name in the same folder and move it into place at the end, if nothing was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # temporary files are made for their owner only
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def add_dataset(info_file: Path, name: str, file_name: str) -> None:
-    """Add or replace one entry of a dataset_info.json; several processes may do so at once.
-
-    Raises:
-        SourceError: The file is there, but is not a JSON object.
-    """
-    with FileLock(info_file.with_name(f".{info_file.name}.lock")):
-        info = _read_info(info_file)
-        info[name] = {"file_name": file_name, "formatting": "spacevllm"}
-        with replacing(info_file) as file:
-            file.write(json.dumps(info, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_info(info_file: Path) -> dict:
