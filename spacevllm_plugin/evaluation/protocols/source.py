@@ -1,5 +1,6 @@
 """True boxes as published scripts have them: as annotated, where our rows hold them cut at the edge of the frame."""
 
+from bisect import bisect_left
 from functools import wraps
 
 from ...data.schema import AnnotationRow
@@ -34,12 +35,15 @@ def on_source_boxes(score: ScoreItem, behind: int = 0) -> ScoreItem:
 def _with_source(row: AnnotationRow, start: int, end: int) -> AnnotationRow:
     """The row with its source's boxes at the frames of a half-open range; the row itself where it has none there."""
     target = row.target
-    source = {
-        frame: box for frame, box in zip(target.source_frames or (), target.source_boxes or ()) if start <= frame < end
-    }
+    pairs = zip(target.source_frames or (), target.source_boxes or ())
+    source = [(frame, box) for frame, box in pairs if start <= frame < end]
     if not source:
         return row
 
-    tube = dict(sorted({**dict(zip(target.frames, target.boxes)), **source}.items()))
-    update = {"frames": list(tube), "boxes": list(tube.values())}
-    return row.model_copy(update={"target": target.model_copy(update=update)})
+    frames, boxes = list(target.frames), list(target.boxes)
+    for frame, box in source:
+        place = bisect_left(frames, frame)
+        known = frames[place : place + 1] == [frame]
+        frames[place : place + known], boxes[place : place + known] = [frame], [box]
+
+    return row.model_copy(update={"target": target.model_copy(update={"frames": frames, "boxes": boxes})})
