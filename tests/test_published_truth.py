@@ -12,7 +12,11 @@ from test_convert_hcstvg import v1
 from test_convert_st_align import item
 from test_convert_vidstg import entry, files, vidor
 
+from spacevllm_plugin.data.plan import VideoPlan
 from spacevllm_plugin.data.schema import parse_row
+from spacevllm_plugin.data.targets import query_targets
+from spacevllm_plugin.data.timeline import Timeline
+from spacevllm_plugin.data.video import VideoRef
 from spacevllm_plugin.evaluation import Rules, evaluate
 
 
@@ -113,12 +117,16 @@ class TestVidSTG:
             assert found == close(*tube_scores(span, boxes, self.SPAN, predicted, grid))
             assert f"tubedetr: {UNCUT} on 1 item" in result.warnings
 
-    def test_native_sees_none_of_it(self, tmp_path):
+    def test_native_and_training_see_none_of_it(self, tmp_path):
         prediction = answer(self.SPAN, list(range(30)), wander(30, seed=1))
         for row in self.rows(tmp_path):
             plain = row.target.model_copy(update={"source_frames": None, "source_boxes": None})
             bare = row.model_copy(update={"target": plain})
-            assert ours("native", row, prediction)[0] == ours("native", bare, prediction)[0]
+            assert (
+                row.target.source_frames and ours("native", row, prediction)[0] == ours("native", bare, prediction)[0]
+            )
+            plan = VideoPlan(VideoRef("v.mp4"), WIDTH, HEIGHT, Timeline(30, 10.0), (0, 30), [[f] for f in range(30)])
+            assert repr(query_targets(row, 0, [plan])) == repr(query_targets(bare, 0, [plan]))
             # An old row has no such boxes: there the last one is held, and nothing is known of a cut.
             assert not any("uncut" in line for line in ours("stcat", bare, prediction)[1].warnings)
 

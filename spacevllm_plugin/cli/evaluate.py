@@ -109,7 +109,7 @@ def _check_usage(args: argparse.Namespace) -> None:
             raise UsageError(f"{option} is for stvg only")
 
         if abs(shift) > MOST_SHIFT:
-            raise UsageError(f"{option} takes {MOST_SHIFT} frames at most")
+            raise UsageError(f"{option} takes {MOST_SHIFT} frames at most, in either direction")
 
     if args.threshold == "gt" and args.task != "vtg":
         raise UsageError("--threshold is for vtg only; elsewhere the protocol says")
