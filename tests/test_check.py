@@ -110,6 +110,10 @@ UNUSABLE = {
     "boxes-frames": (changed(STVG, target__frames=[4, 8]), "frames", "2 frames but 3 boxes"),
     "frames-falling": (changed(STVG, target__frames=[4, 11, 8]), "frames", "must increase"),
     "frame-before-clip": (changed(STVG, media__clip=[4, 20], target__frames=[3, 8, 11]), "frame-outside", "3..11"),
+    "source-count": (changed(STVG, target__source_frames=[12]), "frames", "one of target.source_boxes for each"),
+    "source-nan": (changed(STVG, target__source_frames=[12], target__source_boxes=[[0, 0, float("inf"), 9]]), "box-nan",
+                   "source_boxes"),
+    "source-of-a-span": (changed(VTG, target__source_frames=[12], target__source_boxes=[[0, 0, 9, 9]]), "target", "no box"),
     "tube-outside-span": (changed(STVG, target__frames=[0, 1, 2]), "frame-outside-span", "3 boxes outside"),
     "answer": (changed(VTG, messages=reply("From 1.0 to 3.1 seconds.")), "answer-span", "[1.0, 3.1] seconds, but"),
     "token": (changed(VTG, messages=reply("From <|staq|>1.0 to 3.0 seconds.")), "special-token", "in the assistant's"),
@@ -144,9 +148,13 @@ def test_good_rows_pass(folder):
     frames = changed(QA, id="frames", images=None, videos=[["i.png", "i.png"]], messages=[
         STVG["messages"][0], QA["messages"][1]
     ])  # fmt: skip
-    code, report = check(folder, [STVG, "", exact, rounded, VTG, VTG_SECONDS, REC, QA, frames])
+    # What the source says outside the frame and behind the span is no error.
+    source = changed(
+        STVG, id="source", target__source_frames=[4, 12], target__source_boxes=[[-5, 10, 10, 60], [9, 1, 9, 1]]
+    )
+    code, report = check(folder, [STVG, "", exact, rounded, VTG, VTG_SECONDS, REC, QA, frames, source])
     assert code == 0
-    assert report["good"] == report["rows"] == 8 and report["problems"] == {}
+    assert report["good"] == report["rows"] == 9 and report["problems"] == {}
 
 
 def test_duplicates_are_dropped(folder):
@@ -210,6 +218,26 @@ REPAIRED = {
         ["media-frames"],
         changed(STVG, media__clip=[0, 20]),
     ),
+    "source-behind-the-file": (
+        changed(
+            STVG,
+            media__num_frames=21,
+            target__span_frames=[4, 20],
+            target__span_seconds=[1.0, 5.0],
+            target__source_frames=[8, 20],
+            target__source_boxes=[[-9.0, 1.0, 5.0, 5.0]] * 2,
+            messages=reply("From 1.0 to 5.0 seconds."),
+        ),
+        ["media-frames", "frame-outside"],
+        changed(
+            STVG,
+            target__span_frames=[4, 20],
+            target__span_seconds=[1.0, 5.0],
+            target__source_frames=[8],
+            target__source_boxes=[[-9.0, 1.0, 5.0, 5.0]],
+            messages=reply("From 1.0 to 5.0 seconds."),
+        ),
+    ),
     "shorter-file": (
         changed(
             VTG,
@@ -253,8 +281,9 @@ def test_what_can_be_repaired(folder, capsys):
     counts = {kind: (entry["count"], entry["repaired"]) for kind, entry in report["problems"].items()}
     assert counts == {
         "span-beyond-end": (4, 4),
-        "media-frames": (2, 2),
+        "media-frames": (3, 3),
         "box-outside": (1, 1),
+        "frame-outside": (1, 1),
         "frame-outside-span": (1, 1),
         "media-size": (1, 1),
         "box-flipped": (1, 0),

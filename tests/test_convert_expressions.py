@@ -74,6 +74,7 @@ def test_one_row_for_each_sentence(tmp_path, protocol):
     assert blue["target"] == {"frames": [0], "boxes": [[103.5, 20.25, 141.75, 230.25]]}
     assert blue["messages"][0]["content"].startswith("<image>")
     assert edge["target"]["boxes"] == [[450, 10, 500, 30]]
+    assert edge["target"]["source_frames"] == [0] and edge["target"]["source_boxes"] == [[450, 10, 510, 30]]
     assert out.summary["dropped"] == {"no_image_entry": 1, "no_box": 1, "empty_box": 1, "no_sentence": 1}
     assert out.summary["repaired"] == {"box_cut_to_frame": 1}
     assert list(out.info) == ["refcoco_testA"]

@@ -80,11 +80,16 @@ def test_v2_boxes_outside_the_frame(tmp_path):
     raw = write_json(tmp_path / "valv2.json", items)
     out = converted("hcstvg-v2", tmp_path / "val.jsonl", annotations=raw, split="val")
     assert out.row("1_cut")["target"]["boxes"] == [[0, 300, 40, 360], [600, 0, 640, 50], [10, 10, 15, 15]]
+    # As annotated, for scorers that do not cut them.
+    assert out.row("1_cut")["target"]["source_frames"] == [0, 1]
+    assert out.row("1_cut")["target"]["source_boxes"] == [[-10, 300, 40, 400], [600, 0, 700, 50]]
     gap = out.row("2_gap")["target"]
+    assert gap["source_boxes"] == [[700, 10, 705, 15], [10, 10, 10, 15]]
     assert gap["span_frames"] == [0, 4] and gap["frames"] == [0, 3]
     end = out.row("4_end")["target"]
     assert end["span_frames"] == [598, 600] and end["frames"] == [598, 599]
     assert out.row("9_rounding")["target"]["boxes"] == [[600, 320, 640.4, 360.4]]
+    assert "source_boxes" not in out.row("9_rounding")["target"]
     assert out.summary["rows"] == {"read": 9, "kept": 4, "repaired": 3, "dropped": 5}
     assert out.summary["repaired"] == {"box_cut_to_frame": 1, "empty_box_left_out": 1, "span_cut_to_video": 1}
     assert out.summary["dropped"] == {

@@ -50,6 +50,17 @@ def test_tubes_and_spans(tmp_path):
     assert out.summary["dropped"] == {"other_task": 2, "malformed": 2, "no_video": 1, "empty_span": 1}
 
 
+def test_boxes_that_leave_the_frame_stay_beside_the_tube(tmp_path):
+    (tmp_path / "media/st_align/a").mkdir(parents=True)
+    write_video(tmp_path / "media/st_align/a/b.mp4", count=12, fps=4)
+    tube = {"3": [-9, 0, 9, 9], "4": [40, 10, 20, 10], "6": [60, 10, 20, 10], "8": [10, 10, 20, 10]}
+    annotations = write_json(tmp_path / "bench.json", [item(spatial_token={"<bboxes>": tube})])
+    out = converted("st-align", tmp_path / "t.jsonl", annotations=annotations, media_dir=tmp_path / "media")
+    target = out.rows[0]["target"]
+    assert (target["frames"], target["boxes"]) == ([4, 8], [[40, 10, 48, 20], [10, 10, 30, 20]])
+    assert (target["source_frames"], target["source_boxes"]) == ([4, 6], [[40, 10, 60, 20], [60, 10, 80, 20]])
+
+
 def test_without_the_videos_it_says_what_is_missing(tmp_path, capsys):
     annotations = write_json(tmp_path / "bench.json", [item()])
     assert run_convert("st-align", tmp_path / "t.jsonl", annotations=annotations, media_dir=tmp_path) == 1

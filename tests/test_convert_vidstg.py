@@ -82,6 +82,9 @@ def test_a_caption_and_a_question(tmp_path):
         "span_seconds": [1.2, 2.0],
         "frames": [12, 13, 14, 15, 16, 17, 18, 19],
         "boxes": [[2.0 * f, 20.0, 2.0 * f + 100, 120.0] for f in range(12, 20)],
+        # Outside the span, for scorers that take its end for its last frame.
+        "source_frames": [20],
+        "source_boxes": [[40.0, 20.0, 140.0, 120.0]],
     }
     user, assistant = declarative["messages"]
     assert user["content"].startswith("<video>") and "an adult watches a dog" in user["content"]
@@ -102,7 +105,19 @@ def test_a_span_to_the_end_of_the_clip_keeps_its_last_frame(tmp_path):
     (row,) = out.rows
     assert row["media"]["clip"] == [0, 30]
     assert row["target"]["span_frames"] == [28, 30] and row["target"]["frames"] == [28, 29]
+    assert "source_frames" not in row["target"]
     assert out.summary["rows"] == {"read": 1, "kept": 1, "repaired": 0, "dropped": 0}
+
+
+def test_a_span_behind_a_clip_that_the_video_goes_on_after_is_counted(tmp_path):
+    """STCAT's loader drops it: used_segment.end_fid + 1 = temporal_gt.end_fid < frame_count."""
+    entries = [entry(clip=(0, 19), span=(8, 20)), entry(clip=(0, 19), span=(8, 19)), entry(span=(8, 30), clip=(0, 29))]
+    out = converted("vidstg", tmp_path / "rows.jsonl", **files(tmp_path, entries))
+    assert [row["target"]["span_frames"] for row in out.rows] == [[8, 20], [8, 19], [8, 30]]
+    assert out.summary["repaired"] == {"span_end_behind_clip": 1}
+    assert out.summary["examples"]["span_end_behind_clip"] == out.rows[0]["id"]
+    # Frame 20 is not the clip's.
+    assert [row["target"].get("source_frames") for row in out.rows] == [None, [19], None]
 
 
 def test_what_is_mended_and_what_is_dropped(tmp_path):
@@ -128,6 +143,9 @@ def test_what_is_mended_and_what_is_dropped(tmp_path):
     cut, late, long = out.rows
     assert cut["target"]["frames"] == [0, 1, 3]
     assert cut["target"]["boxes"] == [[0, 20, 50, 120], [600, 20, 640, 120], [50, 20, 150, 120]]
+    # As annotated, for scorers that do not cut them; VidOR has no box at the span's end, 4.
+    assert cut["target"]["source_frames"] == [0, 1, 2]
+    assert cut["target"]["source_boxes"] == [[-50, 20, 50, 120], [600, 20, 700, 120], [-200, 20, -100, 120]]
     assert late["media"]["clip"] == [0, 30] and late["target"]["frames"] == [3]
     assert long["target"]["span_frames"] == [0, 2]
     assert out.summary["rows"] == {"read": 9, "kept": 3, "repaired": 3, "dropped": 6}
@@ -138,6 +156,7 @@ def test_what_is_mended_and_what_is_dropped(tmp_path):
         "sparse_boxes": 2,
         "clip_cut_to_video": 1,
         "span_cut_to_clip": 1,
+        "span_end_behind_clip": 1,
     }
     assert out.summary["dropped"] == {
         "no_vidor_file": 1,

@@ -258,7 +258,9 @@ class TestStAlign:
         unreadable = constant(None, frames=range(100), id="b", status="unreadable")
         result = evaluate("stvg", rows, [constant((20, 41), frames=range(100)), unreadable], "stalign")
         assert result.counted == [True, True, False]
-        assert [item["vIoU"] for item in result.items] == [1.0, 0.0, None]
+        # Without a span the boxes count all the same, at all 100 points: 21 of them are the truth's.
+        assert [item["vIoU"] for item in result.items] == [1.0, 0.21, None]
+        assert [item["sIoU"] for item in result.items] == [1.0, 1.0, None]
 
 
 class TestTrapsOfAll:
@@ -336,6 +338,16 @@ class TestRec:
         assert group(self.one("qwenvl", (10, 10, 30, 20)))["Acc@0.5"] == 1.0
         result = evaluate("rec", [rec(id=id) for id in "ab"], [answer(None, [0], [BOX])], "qwenvl")
         assert group(result) == {"n": 2, "Acc@0.5": 0.5}
+
+    @pytest.mark.parametrize("protocol", ["mdetr", "mattnet", "qwenvl"])
+    def test_a_box_that_leaves_the_image_counts_uncut(self, protocol):
+        # Predicted (0, 0, 20, 20), the half inside of (-20, 0, 20, 20): a hit only where that is cut.
+        row = rec((0, 0, 20, 20))
+        row.target.source_frames, row.target.source_boxes = [0], [(-21, 0, 20, 20)]
+        result = score(protocol, row, answer(None, [0], [(0, 0, 20, 20)]), task="rec")
+        assert [value for name, value in result.items[0].items() if name.endswith("IoU")] == [pytest.approx(20 / 41)]
+        assert result.warnings == [f"{protocol}: true boxes that leave the frame counted uncut on 1 item"]
+        assert values("native", row, answer(None, [0], [(0, 0, 20, 20)]), task="rec") == [1.0]
 
 
 class TestSeveralRightSpans:
@@ -430,6 +442,8 @@ class TestCommandLine:
     def test_options_are_in_the_report(self, tmp_path):
         report = self.run(tmp_path, [stvg()], [constant((2, 6))], "stvg", "--gt-end-shift", "-1")
         assert report["gt_end_shift"] == -1 and report["groups"]["all"]["m_tIoU"] == 0.75
+        report = self.run(tmp_path, [stvg()], [constant((3, 7))], "stvg", "--gt-shift", "1")
+        assert report["gt_shift"] == 1 and report["groups"]["all"]["m_vIoU"] == 1.0
         report = self.run(tmp_path, [vtg((0, 10))], [answer(span_seconds=(0, 5))], "vtg", "--threshold", "gt")
         assert report["strict"] is True and report["groups"]["all"]["R1@0.5"] == 0.0
 
@@ -439,6 +453,8 @@ class TestCommandLine:
             (("vtg", "--protocol", "stcat"), "does not score vtg; choose from native"),
             (("stvg", "--protocol", "mdetr"), "choose from native, tubedetr, stcat"),
             (("rec", "--gt-end-shift", "-1"), "stvg only"),
+            (("vtg", "--gt-shift", "1"), "--gt-shift is for stvg only"),
+            (("stvg", "--gt-shift", "1" + "0" * 30), "frames at most, in either direction"),
             (("stvg", "--threshold", "gt"), "vtg only"),
         ],
     )

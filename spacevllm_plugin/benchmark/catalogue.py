@@ -26,15 +26,21 @@ class Scoring:
     @property
     def name(self) -> str:
         """As it stands in reports."""
-        shift, strict = self.rules.gt_end_shift, self.rules.strict
-        return self.protocol + (f", gt end {shift:+d}" if shift else "") + (", above threshold" if strict else "")
+        shift, end_shift = self.rules.gt_shift, self.rules.gt_end_shift
+        parts = (
+            self.protocol,
+            f"gt {shift:+d}" if shift else "",
+            f"gt end {end_shift:+d}" if end_shift else "",
+            "above threshold" if self.rules.strict else "",
+        )
+        return ", ".join(filter(None, parts))
 
 
-# The STCAT family shortens HC-STVG's true spans by their last frame.
-_SHORTENED = Rules(gt_end_shift=-1)
+# HC-STVG's true spans begin and end a frame late in TubeDETR's files; the STCAT family cuts their last frame.
+_LATE, _SHORTENED = Rules(gt_shift=1), Rules(gt_end_shift=-1)
 _HCSTVG = (
     Scoring(),
-    Scoring("tubedetr"),
+    Scoring("tubedetr", _LATE),
     *(Scoring(protocol, _SHORTENED) for protocol in ("stcat", "cgstvg", "tastvg")),
     Scoring("hcstvg"),
     Scoring("stalign"),

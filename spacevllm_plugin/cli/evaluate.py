@@ -16,6 +16,8 @@ from .outputs import apart_from, check_outputs
 
 
 EXAMPLE = "spacevllm-cli evaluate stvg --gt annotations.jsonl --pred predictions.jsonl --out scores.json"
+# Of true spans, in frames; published code is off by one.
+MOST_SHIFT = 1000
 # Of a group, what is not a figure.
 NOTES = ("error", "nulls", "ci")
 
@@ -37,6 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=FILLS,
         default="linear",
         help="frames without a predicted box: interpolate and hold the edges, or count 0 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gt-shift",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stvg: move every true span and its boxes by N frames; 1 for HC-STVG as tubedetr has it",
     )
     parser.add_argument(
         "--gt-end-shift",
@@ -83,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _score(args: argparse.Namespace) -> tuple[EvaluationResult, dict]:
     """The scores, printed."""
-    rules = Rules(gt_end_shift=args.gt_end_shift, strict=args.threshold == "gt")
+    rules = Rules(args.gt_shift, args.gt_end_shift, strict=args.threshold == "gt")
     predictions = read_rows(args.pred, PredictionRow)
     result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill, rules)
     if result.unknown_ids:
@@ -111,8 +120,12 @@ def _check_usage(args: argparse.Namespace) -> None:
         known = ", ".join(name for name, tasks in PROTOCOLS.items() if args.task in tasks)
         raise UsageError(f"--protocol {args.protocol} does not score {args.task}; choose from {known}")
 
-    if args.gt_end_shift and args.task != "stvg":
-        raise UsageError("--gt-end-shift is for stvg only")
+    for option, shift in (("--gt-shift", args.gt_shift), ("--gt-end-shift", args.gt_end_shift)):
+        if shift and args.task != "stvg":
+            raise UsageError(f"{option} is for stvg only")
+
+        if abs(shift) > MOST_SHIFT:
+            raise UsageError(f"{option} takes {MOST_SHIFT} frames at most, in either direction")
 
     if args.threshold == "gt" and args.task != "vtg":
         raise UsageError("--threshold is for vtg only; elsewhere the protocol says")

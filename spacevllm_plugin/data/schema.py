@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from itertools import chain
 from operator import ge
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +86,10 @@ class Target(_Model):
         boxes: One xyxy box in pixels of the original frame for each of `frames`.
         windows_seconds: All spans that answer the sentence, for a vtg row that has several (QVHighlights), start and end
             in seconds; `span_seconds` is one of them.
+        source_frames: Native frames whose box the source has otherwise than `boxes`, or has alone: the box leaves the
+            frame, so that `boxes` has it cut or not at all; or the frame is the one behind the span. Published scorers
+            count these boxes; training and `native` do not.
+        source_boxes: The source's own xyxy box for each of `source_frames`.
     """
 
     span_frames: tuple[int, int] | None = None
@@ -92,6 +97,8 @@ class Target(_Model):
     windows_seconds: list[tuple[float, float]] | None = None
     frames: list[int] | None = None
     boxes: list[tuple[float, float, float, float]] | None = None
+    source_frames: list[int] | None = None
+    source_boxes: list[tuple[float, float, float, float]] | None = None
 
 
 class RowFields(_Model):
@@ -153,7 +160,8 @@ class AnnotationRow(RowFields):
         for window in self.target.windows_seconds or ():
             self._check_seconds("windows_seconds", window)
 
-        if self.target.frames or self.target.boxes:
+        target = self.target
+        if target.frames or target.boxes or target.source_frames or target.source_boxes:
             raise broken("target", "a vtg row has no boxes")
 
     def _check_stvg(self) -> None:
@@ -206,10 +214,8 @@ class AnnotationRow(RowFields):
         if any(map(ge, frames, frames[1:])):
             raise broken("frames", "target.frames must increase")
 
-        if frames[0] < frame_range[0] or frames[-1] >= frame_range[1]:
-            raise broken(
-                "frame-outside", f"box at frame {frames[0]}..{frames[-1]} is outside the frames {list(frame_range)}"
-            )
+        self._check_inside(frames, frame_range)
+        self._check_source(frame_range)
 
         # Half a pixel of slack: annotations are rounded. All boxes at once: test sets have millions.
         width, height = self.media.width, self.media.height
@@ -229,6 +235,26 @@ class AnnotationRow(RowFields):
             raise broken("box-flipped", f"box at frame {frame} is empty or reversed: {box}")
 
         raise broken("box-outside", f"box at frame {frame} leaves the {width}x{height} frame: {box}")
+
+    def _check_source(self, frame_range: tuple[int, int]) -> None:
+        frames, boxes = self.target.source_frames, self.target.source_boxes
+        if frames is None and boxes is None:
+            return
+
+        if not frames or not boxes or len(frames) != len(boxes) or any(map(ge, frames, frames[1:])):
+            raise broken("frames", "target.source_frames must increase, with one of target.source_boxes for each")
+
+        self._check_inside(frames, frame_range)
+        # Nothing else is asked of them: they are what the source says.
+        if not all(map(math.isfinite, chain.from_iterable(boxes))):
+            raise broken("box-nan", "target.source_boxes holds what is not a number")
+
+    @staticmethod
+    def _check_inside(frames: list[int], frame_range: tuple[int, int]) -> None:
+        if frames[0] < frame_range[0] or frames[-1] >= frame_range[1]:
+            raise broken(
+                "frame-outside", f"box at frame {frames[0]}..{frames[-1]} is outside the frames {list(frame_range)}"
+            )
 
 
 class PredictionRow(_Model):

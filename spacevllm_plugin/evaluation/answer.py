@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..data.schema import AnnotationRow, Media, PredictionRow, RowError
+from ..data.schema import SECOND_DECIMALS, AnnotationRow, Media, PredictionRow, RowError
 from ..data.timeline import Timeline
 from ..data.tube import box_array, interpolate_boxes
 from .choice import Question, read_choice
@@ -96,6 +96,30 @@ class Answer:
             return (0, 0)
 
         return self._timeline.span_frames((start, end), clip=self.media.frame_range)
+
+    @property
+    def span_edges(self) -> tuple[float, float]:
+        """`span_frames` with the part of a frame by which the predicted seconds start or end later or earlier.
+
+        Whole frames where the seconds are written from whole frames, to the millisecond or exactly, where another frame than
+        theirs is predicted (another clock, a cut at the clip's edge), or where less than a frame is left between them.
+        """
+        frames = self.span_frames
+        if self.outcome != "scored" or self.prediction.span_seconds is None:
+            return frames
+
+        start, end = map(self._edge, frames, self.prediction.span_seconds)
+        return (start, end) if end - start >= 1 else frames
+
+    def _edge(self, frame: int, second: float) -> float:
+        whole, (first, last) = self._timeline.seconds(frame), self.media.frame_range
+        if second in (whole, round(whole, SECOND_DECIMALS)):
+            return frame
+
+        edge = second * self.media.fps
+        # Half a frame, and what rounding the seconds may add.
+        near = abs(edge - frame) <= 0.5 + 0.5 * 10**-SECOND_DECIMALS * self.media.fps
+        return edge if near and first <= edge <= last else frame
 
     @property
     def windows_seconds(self) -> list[tuple[float, float]]:

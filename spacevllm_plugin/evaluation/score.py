@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..data.schema import AnnotationRow, PredictionRow, RowError
 from .answer import OUTCOMES, Fill, Prediction, read_answer
@@ -91,11 +91,7 @@ class EvaluationResult:
         if self.warnings:
             report["warnings"] = self.warnings
 
-        for name, value in (("gt_end_shift", self.rules.gt_end_shift), ("strict", self.rules.strict)):
-            if value:
-                report[name] = value
-
-        return report
+        return {**report, **{name: value for name, value in asdict(self.rules).items() if value}}
 
     def _summarise(self, indices: list[int], resamples: int, seed: int) -> dict:
         scorer = PROTOCOLS[self.protocol][self.task]

@@ -8,6 +8,11 @@ from ..data.schema import AnnotationRow
 from ..data.tube import box_array, interpolate_boxes
 
 
+def is_hcstvg(row: AnnotationRow) -> bool:
+    """Whether the row is HC-STVG's, by its id."""
+    return row.id.startswith("hcstvg")
+
+
 @dataclass(frozen=True)
 class TrueTube:
     """Where and when the thing is.
@@ -27,14 +32,14 @@ class TrueTube:
     key_boxes: np.ndarray
 
     @classmethod
-    def of(cls, row: AnnotationRow, end_shift: int = 0) -> "TrueTube":
-        """The row's tube, its end moved by some frames."""
+    def of(cls, row: AnnotationRow, shift: int = 0, end_shift: int = 0) -> "TrueTube":
+        """The row's tube, moved by some frames (which may take it out of the clip), its end by some more."""
         target, (start, end) = row.target, row.target.span_frames
         return cls(
-            start=start,
-            end=end + end_shift,
+            start=start + shift,
+            end=end + shift + end_shift,
             clip=row.media.frame_range,
-            key_frames=np.array(target.frames),
+            key_frames=np.array(target.frames) + shift,
             key_boxes=box_array(target.boxes),
         )
 

@@ -79,11 +79,14 @@ def _cut_span(row: RowFields, facts: Facts | None) -> RowFields | None:
 
 
 def _trim_tube(row: RowFields, facts: Facts | None) -> RowFields | None:
-    """Drop the boxes outside the span; one interpolated at its edge keeps the boxes inside as they were."""
+    """Drop the boxes outside the span; one interpolated at its edge keeps the boxes inside as they were.
+
+    Of the source's own boxes the one behind the span stays, if the clip has that frame.
+    """
     target = row.target
     frames, boxes = target.frames, target.boxes
     start, end = target.span_frames
-    first, _ = row.media.frame_range
+    first, last = row.media.frame_range
     usable = boxes and len(frames) == len(boxes) and all(a < b for a, b in zip(frames, frames[1:]))
     if not usable or frames[0] < first or frames[-1] < start or frames[0] >= end:
         return None
@@ -93,6 +96,9 @@ def _trim_tube(row: RowFields, facts: Facts | None) -> RowFields | None:
     wanted |= {end - 1} if frames[-1] >= end else set()
     target.frames = sorted(wanted)
     target.boxes = [tuple(box) for box in interpolate_boxes(frames, boxes, target.frames).tolist()]
+    source = zip(target.source_frames or (), target.source_boxes or ())
+    kept = [(frame, box) for frame, box in source if start <= frame <= end and frame < last]
+    target.source_frames, target.source_boxes = map(list, zip(*kept)) if kept else (None, None)
     return row
 
 

@@ -1,6 +1,9 @@
 """Raw boxes into boxes that lie in the frame."""
 
+import math
 from collections.abc import Iterable, Sequence
+
+from ..schema import Target
 
 
 Box = tuple[float, float, float, float]
@@ -34,17 +37,36 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
 
 
 def fit_tube(
-    boxes: Iterable[tuple[int, Box]], width: int, height: int, repairs: set[str]
-) -> tuple[list[int], list[Box]]:
-    """The frames and boxes of a tube that have something inside the frame; adds the repairs made."""
-    frames, kept = [], []
+    boxes: Iterable[tuple[int, Box]],
+    width: int,
+    height: int,
+    repairs: set[str],
+    behind: Iterable[tuple[int, Box]] = (),
+) -> Target:
+    """A target without its span yet: the boxes that have something inside the frame, and those mended as they were.
+
+    Args:
+        boxes: Increasing frames and their raw boxes.
+        width: Pixels.
+        height: Pixels.
+        repairs: Takes the names of the repairs made.
+        behind: Frames and boxes behind the span, which published scorers count.
+    """
+    frames, kept, source = [], [], []
     for frame, box in boxes:
         fitted, repair = fit_box(box, width, height)
         if repair is not None:
             repairs.add(repair)
+            source.append((frame, box))
 
         if fitted is not None:
             frames.append(frame)
             kept.append(fitted)
 
-    return frames, kept
+    target = Target(frames=frames, boxes=kept)
+    # What is not a number was no box in the source either.
+    source = [(frame, box) for frame, box in (*source, *behind) if all(map(math.isfinite, box))]
+    if source:
+        target.source_frames, target.source_boxes = map(list, zip(*source))
+
+    return target

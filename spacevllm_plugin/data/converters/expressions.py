@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from ..schema import Media, Target
+from ..schema import Media
 from .base import Report, Sample, Source, option, text_key
-from .boxes import Box, fit_box
+from .boxes import Box, fit_tube
 from .text import tidy
 
 
@@ -35,8 +35,9 @@ class ExpressionSource(Source):
         if not query:
             return report.drop("no_sentence", sample_id)
 
-        fitted, repair = fit_box(box, *size)
-        if fitted is None:
+        repairs: set[str] = set()
+        target = fit_tube([(0, box)], *size, repairs)
+        if not target.boxes:
             return report.drop("empty_box", sample_id)
 
         return Sample(
@@ -46,8 +47,8 @@ class ExpressionSource(Source):
             query=query,
             medium=f"{self.image_folder}/{image}",
             media=Media(width=size[0], height=size[1]),
-            target=Target(frames=[0], boxes=[fitted]),
-            repairs={repair} if repair else set(),
+            target=target,
+            repairs=repairs,
         )
 
 

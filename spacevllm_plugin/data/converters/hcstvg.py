@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ..schema import Media, Target
+from ..schema import Media
 from ..timeline import Timeline
 from .base import Raw, Report, Sample, Source, option, parse_raw
 from .boxes import Box, fit_tube, xyxy
@@ -88,11 +88,12 @@ class HCSTVG(Source):
             return report.drop("empty_span", sample_id)
 
         tube = ((frame, xyxy(raw.bbox[frame - start])) for frame in range(*span))
-        frames, boxes = fit_tube(tube, width, height, repairs)
-        if not frames:
+        target = fit_tube(tube, width, height, repairs)
+        if not target.frames:
             return report.drop("boxes_outside_frame", sample_id)
 
         fps = raw.img_num / CLIP_SECONDS
+        target.span_frames, target.span_seconds = span, Timeline(raw.img_num, fps).span_seconds(span)
         return Sample(
             id=sample_id,
             task="stvg",
@@ -100,12 +101,7 @@ class HCSTVG(Source):
             query=query,
             medium=f"{self.folder}/{video}",
             media=Media(width=width, height=height, fps=fps, num_frames=raw.img_num),
-            target=Target(
-                span_frames=span,
-                span_seconds=Timeline(raw.img_num, fps).span_seconds(span),
-                frames=frames,
-                boxes=boxes,
-            ),
+            target=target,
             repairs=repairs,
         )
 

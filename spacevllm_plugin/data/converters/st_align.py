@@ -102,12 +102,14 @@ class STAlign(Source):
         if cut != span:
             repairs.add("span_cut_to_clip")
 
-        target = Target(span_frames=cut, span_seconds=timeline.span_seconds(cut))
+        target = Target()
         if task == "stvg":
             boxes = ((frame, xyxy(box)) for frame, box in sorted(tube.items()) if cut[0] <= frame < cut[1])
-            target.frames, target.boxes = fit_tube(boxes, raw.meta.width, raw.meta.height, repairs)
+            target = fit_tube(boxes, raw.meta.width, raw.meta.height, repairs)
             if not target.frames:
                 return report.drop("no_boxes", sample_id)
+
+        target.span_frames, target.span_seconds = cut, timeline.span_seconds(cut)
 
         return Sample(
             id=sample_id,

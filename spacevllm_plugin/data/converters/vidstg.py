@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ..schema import Media, Target
+from ..schema import Media
 from ..timeline import Timeline
 from .base import Raw, Report, Sample, Source, SourceError, existing, option, parse_raw
 from .boxes import Box, fit_tube
@@ -70,7 +70,8 @@ class VidSTG(Source):
     """VidSTG (declarative and interrogative sentences) with the boxes of VidOR.
 
     `temporal_gt` ends before its `end_fid`, `used_segment` with it. The clip of a row is the used segment; a frame of
-    the span that VidOR has no box for is left out (boxes are sparse then).
+    the span that VidOR has no box for is left out (boxes are sparse then). An `end_fid` behind the used segment is a
+    repair (`span_end_behind_clip`) unless the video ends with it: STCAT's loader drops such an item.
     """
 
     name = "vidstg"
@@ -139,6 +140,9 @@ def _sample(
     if span != (entry.temporal_gt.begin_fid, entry.temporal_gt.end_fid):
         repairs.add("span_cut_to_clip")
 
+    if clip[1] < entry.frame_count and entry.temporal_gt.end_fid >= clip[1]:
+        repairs.add("span_end_behind_clip")
+
     query = tidy(sentence.description)
     if not query:
         return report.drop("no_sentence", sample_id)
@@ -148,12 +152,16 @@ def _sample(
 
     tube = video.tubes.get(sentence.target_id, {})
     wanted = ((frame, tube[frame]) for frame in range(*span) if frame in tube)
-    frames, boxes = fit_tube(wanted, entry.width, entry.height, repairs)
-    if not frames:
+    # STCAT's loader takes the box at `end_fid` for the tube's last one.
+    behind = [(span[1], tube[span[1]])] if span[1] in tube and span[1] < clip[1] else []
+    target = fit_tube(wanted, entry.width, entry.height, repairs, behind)
+    if not target.frames:
         return report.drop("no_boxes", sample_id)
 
-    if len(frames) < span[1] - span[0]:
+    if len(target.frames) < span[1] - span[0]:
         repairs.add("sparse_boxes")
+
+    target.span_frames, target.span_seconds = span, Timeline(entry.frame_count, entry.fps).span_seconds(span)
 
     return Sample(
         id=sample_id,
@@ -163,12 +171,7 @@ def _sample(
         query=query,
         medium=f"{VidSTG.folder}/{video.path}",
         media=Media(width=entry.width, height=entry.height, fps=entry.fps, num_frames=entry.frame_count, clip=clip),
-        target=Target(
-            span_frames=span,
-            span_seconds=Timeline(entry.frame_count, entry.fps).span_seconds(span),
-            frames=frames,
-            boxes=boxes,
-        ),
+        target=target,
         repairs=repairs,
     )
 

@@ -7,6 +7,7 @@ from ..truth import TrueTube
 from . import native
 from .comparison import changed, nan_reason
 from .scorer import Rules, Scored, Scorer, stopped
+from .source import on_source_boxes
 
 
 def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
@@ -14,7 +15,7 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
 
     A predicted box counts inside the predicted span only. A frame without one adds 0 to both scores. No prediction: 0.
     """
-    tube = TrueTube.of(row, rules.gt_end_shift)
+    tube = TrueTube.of(row, rules.gt_shift, rules.gt_end_shift)
     if tube.end <= tube.start:
         return stopped(native.STVG_COLUMNS, "the true span is empty after --gt-end-shift")
 
@@ -35,4 +36,4 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
 
 
 UNDEFINED = {"m_sIoU": "the organisers' script has no score over the true span"}
-SCORERS = {"stvg": Scorer(native.STVG_COLUMNS, score, native.stvg_figures, UNDEFINED)}
+SCORERS = {"stvg": Scorer(native.STVG_COLUMNS, on_source_boxes(score), native.stvg_figures, UNDEFINED)}

@@ -6,6 +6,7 @@ from ...data.schema import AnnotationRow
 from ..answer import Answer
 from . import native
 from .scorer import Rules, Scored, Scorer, stopped
+from .source import on_source_boxes
 
 
 def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
@@ -30,4 +31,4 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     return Scored({"IoU": iou}, None if np.isfinite(iou) else "the predicted box is not a number", quirks=quirks)
 
 
-SCORERS = {"rec": Scorer(("IoU",), score, native.rec_figures)}
+SCORERS = {"rec": Scorer(("IoU",), on_source_boxes(score), native.rec_figures)}

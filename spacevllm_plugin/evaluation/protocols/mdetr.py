@@ -6,6 +6,7 @@ from ...data.schema import AnnotationRow
 from ..answer import Answer
 from . import native
 from .scorer import Rules, Scored, Scorer, stopped
+from .source import on_source_boxes
 
 
 COLUMNS = ("GIoU",)
@@ -34,4 +35,4 @@ def figures(columns: dict[str, np.ndarray], rules: Rules) -> dict[str, np.ndarra
     return native.rec_figures({"IoU": columns["GIoU"]}, rules)
 
 
-SCORERS = {"rec": Scorer(COLUMNS, score, figures)}
+SCORERS = {"rec": Scorer(COLUMNS, on_source_boxes(score), figures)}

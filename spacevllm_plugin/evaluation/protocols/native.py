@@ -19,7 +19,7 @@ REC_THRESHOLD = 0.5
 
 def score_stvg(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     """Scores of one tube; see `score_tube`."""
-    return score_tube(TrueTube.of(row, rules.gt_end_shift), answer)
+    return score_tube(TrueTube.of(row, rules.gt_shift, rules.gt_end_shift), answer)
 
 
 def score_tube(tube: TrueTube, answer: Answer) -> Scored:

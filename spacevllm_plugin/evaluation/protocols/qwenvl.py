@@ -7,6 +7,7 @@ from ..answer import Answer
 from ..iou import raw_box_iou
 from . import native
 from .scorer import Rules, Scored, Scorer
+from .source import on_source_boxes
 
 
 def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
@@ -19,4 +20,4 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     return Scored({"IoU": iou}, "the box IoU is 0/0 or not a number" if np.isnan(iou) else None, quirks=quirks)
 
 
-SCORERS = {"rec": Scorer(("IoU",), score, native.rec_figures)}
+SCORERS = {"rec": Scorer(("IoU",), on_source_boxes(score), native.rec_figures)}

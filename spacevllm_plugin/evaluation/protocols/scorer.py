@@ -14,10 +14,12 @@ class Rules:
     """What the user may choose.
 
     Attributes:
-        gt_end_shift: Frames by which the end of every true span moves (stvg).
+        gt_shift: Frames by which every true span moves, and its boxes with it (stvg).
+        gt_end_shift: Frames by which its end moves (stvg).
         strict: Count what is above a threshold instead of at or above it (vtg).
     """
 
+    gt_shift: int = 0
     gt_end_shift: int = 0
     strict: bool = False
 
@@ -41,6 +43,9 @@ class Scored:
     quirks: tuple[str, ...] = ()
 
 
+ScoreItem = Callable[[AnnotationRow, Answer, Rules], Scored]
+
+
 @dataclass(frozen=True)
 class Scorer:
     """How one task is scored under one protocol.
@@ -54,7 +59,7 @@ class Scorer:
     """
 
     columns: tuple[str, ...]
-    score: Callable[[AnnotationRow, Answer, Rules], Scored]
+    score: ScoreItem
     figures: Callable[[dict[str, np.ndarray], Rules], dict[str, np.ndarray]]
     undefined: dict[str, str] | None = None
 

@@ -9,6 +9,7 @@ from ..truth import TrueTube
 from . import native
 from .comparison import changed, nan_reason
 from .scorer import Rules, Scored, Scorer, left_out, stopped
+from .source import on_source_boxes
 
 
 POINTS = 100
@@ -23,29 +24,32 @@ def grid(clip: tuple[int, int]) -> np.ndarray:
 def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     """Scores of one tube.
 
-    tIoU compares first and last frame (inclusive) as fractions of the clip, the truth's rounded to 3 places. Boxes count at
-    grid frames, predicted ones inside the predicted span only; vIoU is divided by the frames that have a box on either
-    side (a gap between the spans does not count), sIoU by those that have one on both. A video without a prediction is left
-    out; an unreadable answer is the span 0 to 0 without boxes.
+    tIoU compares first and last frame (inclusive) as fractions of the clip, the truth's rounded to 3 places, the prediction's
+    with the part of a frame that its seconds have. Boxes count at grid frames, predicted ones inside the predicted span only;
+    vIoU is divided by the frames that have a box on either side (a gap between the spans does not count), sIoU by those that
+    have one on both. A video without a prediction is left out; an unreadable answer is the span 0 to 0 with all its boxes.
     """
     if answer.outcome in ("missing", "failed"):
         return left_out(native.STVG_COLUMNS, "no prediction")
 
-    tube = TrueTube.of(row, rules.gt_end_shift)
+    tube = TrueTube.of(row, rules.gt_shift, rules.gt_end_shift)
     clip_first, steps = tube.clip[0], tube.clip[1] - tube.clip[0] - 1
     if steps == 0:
         return stopped(native.STVG_COLUMNS, "a clip of one frame: division by zero")
 
-    first, last = answer.span_frames
+    scored, (first, last), (start, end) = answer.outcome == "scored", answer.span_frames, answer.span_edges
     true_span = [round((frame - clip_first) / steps, 3) for frame in (tube.start, tube.end - 1)]
-    span = [(frame - clip_first) / steps for frame in (first, last - 1)] if answer.outcome == "scored" else [0.0, 0.0]
+    span = [(edge - clip_first) / steps for edge in (start, end - 1)] if scored else [0.0, 0.0]
     hull = max(span[1], true_span[1]) - min(span[0], true_span[0])
     if hull == 0:
         return stopped(native.STVG_COLUMNS, "the hull of the spans is empty: division by zero")
 
     on_grid = grid(tube.clip)
     has_true = (tube.start <= on_grid) & (on_grid < tube.end)
-    has_predicted = (first <= on_grid) & (on_grid < last) & answer.has_box_at(on_grid)
+    has_predicted = answer.has_box_at(on_grid)
+    if scored:
+        has_predicted &= (first <= on_grid) & (on_grid < last)
+
     frames = on_grid[has_true & has_predicted]
     ious = raw_box_iou(answer.boxes_at(frames), tube.boxes_at(frames), nothing=0.0)
     values = {
@@ -73,4 +77,4 @@ def figures(columns: dict[str, np.ndarray], rules: Rules) -> dict[str, np.ndarra
     return {**native.stvg_figures(columns, rules), **at_least}
 
 
-SCORERS = {"stvg": Scorer(native.STVG_COLUMNS, score, figures)}
+SCORERS = {"stvg": Scorer(native.STVG_COLUMNS, on_source_boxes(score), figures)}

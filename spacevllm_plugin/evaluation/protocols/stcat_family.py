@@ -8,44 +8,50 @@ import numpy as np
 from ...data.schema import AnnotationRow
 from ..answer import Answer
 from ..iou import raw_box_iou, span_iou
-from ..truth import TrueTube
+from ..truth import TrueTube, is_hcstvg
 from . import native
 from .comparison import changed, nan_reason
 from .scorer import Rules, Scored, Scorer, left_out, stopped
+from .source import on_source_boxes
 
 
 # HC-STVG v1 clips that the loaders drop.
 DROPPED = {"10__Gvp-cj3bmIY.mp4", "1_aMYcLyh9OhU.mkv"}
 
 
-def is_hcstvg(row: AnnotationRow, rules: Rules) -> bool:
+def has_hcstvg_rules(row: AnnotationRow, rules: Rules) -> bool:
     """Whether HC-STVG's rules hold rather than VidSTG's: by the row's id, else where the true spans' ends are shifted."""
-    return row.id.startswith("hcstvg") or (rules.gt_end_shift != 0 and not row.id.startswith("vidstg"))
+    return is_hcstvg(row) or (rules.gt_end_shift != 0 and not row.id.startswith("vidstg"))
 
 
 def score(row: AnnotationRow, answer: Answer, rules: Rules, stops_vidstg: bool, stops_hcstvg: bool) -> Scored:
     """Scores of one tube.
 
     The truth's end is cut at the clip's last frame and then taken as exclusive: a tube that runs to the end of the clip is
-    one frame short. Its boxes run to that end inclusive, and sIoU averages over all of them. vIoU is divided by the frames of
-    the hull of both spans. Of HC-STVG's clips the last frame is never read, so it has no predicted box. A video without a
-    prediction is left out; an unreadable answer is the empty span.
+    one frame short. Its boxes run to that end inclusive, and sIoU averages over all of them: VidSTG's last one is VidOR's at
+    that frame, else the one before. vIoU is divided by the frames of the hull of both spans. Of HC-STVG's clips the last
+    frame is never read, so it has no predicted box; true boxes are cut at the frame's right and lower edge, or an assertion
+    stops at them. A video without a prediction is left out; an unreadable answer is the empty span.
 
     Args:
         row: The annotation.
         answer: The prediction.
         rules: The user's choices.
         stops_vidstg: A true box without a predicted one stops the script on VidSTG; else it adds 0.
-        stops_hcstvg: The same on HC-STVG.
+        stops_hcstvg: The same on HC-STVG; and so does a true box that leaves the frame to the right or below.
     """
-    hcstvg = is_hcstvg(row, rules)
-    if hcstvg and isinstance(row.videos[0], str) and PurePosixPath(row.videos[0]).name in DROPPED:
+    hcstvg = has_hcstvg_rules(row, rules)
+    if _is_dropped(row, hcstvg):
         return left_out(native.STVG_COLUMNS, "dropped by the published loader")
+
+    tube, (first, last) = TrueTube.of(row, rules.gt_shift, rules.gt_end_shift), answer.span_frames
+    size = (row.media.width, row.media.height)
+    if hcstvg and stops_hcstvg and (tube.key_boxes[:, 2:] > size).any():
+        return stopped(native.STVG_COLUMNS, "the loader asserts that no true box leaves the frame right or below")
 
     if answer.outcome in ("missing", "failed"):
         return left_out(native.STVG_COLUMNS, "no prediction")
 
-    tube, (first, last) = TrueTube.of(row, rules.gt_end_shift), answer.span_frames
     last_frame = tube.clip[1] - 1
     end = min(tube.end, last_frame)
     frames = np.arange(tube.start, end + 1)
@@ -57,7 +63,11 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules, stops_vidstg: bool, 
         return stopped(native.STVG_COLUMNS, f"no predicted box at frame {frames[~known][0]}{why}")
 
     ious = np.zeros(len(frames))
-    ious[known] = raw_box_iou(answer.boxes_at(frames[known]), tube.boxes_at(frames[known]))
+    true_boxes = tube.boxes_at(frames[known])
+    if hcstvg:
+        true_boxes[:, 2:] = np.minimum(true_boxes[:, 2:], size)
+
+    ious[known] = raw_box_iou(answer.boxes_at(frames[known]), true_boxes)
     common = (max(first, tube.start) <= frames) & (frames < min(last, end))
     hull = max(last, end) - min(first, tube.start)
     values = {
@@ -83,7 +93,16 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules, stops_vidstg: bool, 
     return Scored(values, nan_reason(ious, frames), quirks=tuple(quirks))
 
 
+def _is_dropped(row: AnnotationRow, hcstvg: bool) -> bool:
+    """Whether the loaders leave the item out: two clips, or a VidSTG span that ends behind its clip, not with the video."""
+    if hcstvg:
+        return isinstance(row.videos[0], str) and PurePosixPath(row.videos[0]).name in DROPPED
+
+    clip_end = row.media.frame_range[1]
+    return row.target.span_frames[1] == clip_end < row.media.num_frames
+
+
 def scorers(stops_vidstg: bool, stops_hcstvg: bool) -> dict[str, Scorer]:
     """The family member that stops, or not, where a predicted box is missing."""
     own = partial(score, stops_vidstg=stops_vidstg, stops_hcstvg=stops_hcstvg)
-    return {"stvg": Scorer(native.STVG_COLUMNS, own, native.stvg_figures)}
+    return {"stvg": Scorer(native.STVG_COLUMNS, on_source_boxes(own, behind=1), native.stvg_figures)}

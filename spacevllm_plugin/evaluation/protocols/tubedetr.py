@@ -5,10 +5,11 @@ import numpy as np
 from ...data.schema import AnnotationRow
 from ..answer import Answer
 from ..iou import raw_box_iou, span_iou
-from ..truth import TrueTube
+from ..truth import TrueTube, is_hcstvg
 from . import native
 from .comparison import changed, nan_reason
 from .scorer import Rules, Scored, Scorer, stopped
+from .source import on_source_boxes
 
 
 GRID_FPS = 5
@@ -30,7 +31,8 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     """TIoU over half-open native frames; the sums and the denominators of vIoU and sIoU count grid frames only.
 
     vIoU is divided by the grid frames of the hull of both spans. Stops at a video without a prediction and at a grid frame of
-    the truth without a predicted box. An unreadable answer is the empty span.
+    the truth without a predicted box. An unreadable answer is the empty span. HC-STVG's truth is a frame late there, even
+    where that takes it out of the clip (`gt_shift` 1).
     """
     if answer.outcome in ("missing", "failed"):
         return stopped(native.STVG_COLUMNS, "no prediction")
@@ -38,7 +40,7 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
     if row.media.fps < GRID_FPS:
         return stopped(native.STVG_COLUMNS, f"{row.media.fps} frames a second, less than the grid's {GRID_FPS}")
 
-    tube, (first, last) = TrueTube.of(row, rules.gt_end_shift), answer.span_frames
+    tube, (first, last) = TrueTube.of(row, rules.gt_shift, rules.gt_end_shift), answer.span_frames
     on_grid = grid(tube.clip, row.media.fps)
     frames = on_grid[(tube.start <= on_grid) & (on_grid < tube.end)]
     known = answer.has_box_at(frames)
@@ -60,7 +62,10 @@ def score(row: AnnotationRow, answer: Answer, rules: Rules) -> Scored:
             "only frames of the 5 fps grid counted" if len(frames) else "no frame of the 5 fps grid in the truth"
         )
 
+    if is_hcstvg(row) and rules.gt_shift == 0:
+        quirks.append("HC-STVG without --gt-shift 1, which the published preprocessing amounts to,")
+
     return Scored(values, nan_reason(ious, frames), quirks=tuple(quirks))
 
 
-SCORERS = {"stvg": Scorer(native.STVG_COLUMNS, score, native.stvg_figures)}
+SCORERS = {"stvg": Scorer(native.STVG_COLUMNS, on_source_boxes(score), native.stvg_figures)}
