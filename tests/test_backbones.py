@@ -142,6 +142,19 @@ def test_another_package_brings_a_backbone(guest_path):
     assert child(code, PYTHONPATH=guest_path).split() == [*names, "()"]
 
 
+def test_a_guest_passes_the_conformance_suite(guest_path):
+    """What it must do is not what ours happen to do; the slowest parts are left to those who write one."""
+    files = [
+        str(ROOT / "tests" / "conformance" / f"test_{name}.py") for name in ("boxes", "checkpoints", "prompts", "tiny")
+    ]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "qwen2_vl", *files]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": guest_path}
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert int(re.search(r"(\d+) passed", result.stdout).group(1)) > 60
+
+
 def test_a_broken_guest_is_named_and_left_out(tmp_path):
     metadata = tmp_path / "broken-1.0.dist-info"
     metadata.mkdir()
