@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ..data.schema import AnnotationRow, PredictionRow, read_rows
+from ..data.shortened import shortened
 from ..data.video import MediaError
 from ..inference.draw_row import draw_row, file_name
 from ..inference.render import tube_from_prediction, tube_from_target
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
             for picture in draw_row(row, tubes, args.media_dir or args.data.parent, args.out / name, args.video):
                 print(picture)
         except (MediaError, OSError) as err:
-            print(f"row {row.id}: {err}", file=sys.stderr)
+            print(f"row {shortened(row.id)}: {err}", file=sys.stderr)
             failed += 1
 
     if failed:

@@ -1,11 +1,63 @@
 """JSONL files that a killed process leaves usable, and files that appear whole or not at all."""
 
+import codecs
 import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
+
+
+class Line(NamedTuple):
+    """A line that is not blank.
+
+    Attributes:
+        number: 1-based.
+        offset: The byte of the file that it starts at.
+        text: Without its end.
+    """
+
+    number: int
+    offset: int
+    text: bytes
+
+
+def filled_lines(file: BinaryIO) -> Iterator[Line]:
+    """The lines that are not blank; a mark that says UTF-8, as some editors write it, is no part of the first."""
+    offset = 0
+    for number, line in enumerate(file, start=1):
+        mark = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
+        text = line[mark:].rstrip(b"\r\n")
+        if text and not text.isspace():
+            yield Line(number, offset + mark, text)
+
+        offset += len(line)
+
+
+def json_problem(text: bytes | str, said: str) -> str:
+    """Why a line is no JSON.
+
+    Args:
+        text: The line.
+        said: What the reader of JSON says, which is less clear where the line is not UTF-8, or not text.
+    """
+    line = text.encode() if isinstance(text, str) else text
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "not UTF-8 text, but UTF-16"
+
+    if b"\0" in line:
+        return f"not UTF-8 text, but UTF-16 or no text at all: a NUL byte at column {line.index(0) + 1}"
+
+    try:
+        line.decode()
+    except UnicodeDecodeError as err:
+        return f"not UTF-8 text: byte 0x{line[err.start]:02x} at column {err.start + 1}"
+
+    if "hex escape" in said and b"\\ud" in line.lower():
+        return f"{said}: `\\ud800` to `\\udfff` stand for a character in pairs only"
+
+    return said
 
 
 def recover(path: Path) -> Iterator[tuple[int, bytes]]:
