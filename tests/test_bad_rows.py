@@ -78,7 +78,7 @@ def test_the_longest_file_is_allowed():
 
 
 @pytest.mark.parametrize("field", ["span_frames", "frames"])
-@pytest.mark.parametrize("number", [10**18, 2**63, -(2**64), 10**400])
+@pytest.mark.parametrize("number", [10**18, 2**63, -(2**64), 10**400], ids=["1e18", "2^63", "-2^64", "1e400"])
 def test_predicted_frames_of_no_file(tmp_path, capsys, field, number):
     numbers = [4, number] if field == "span_frames" else [number]
     assert run(tmp_path, [STVG], [{**PREDICTION, field: numbers}]) == 1
