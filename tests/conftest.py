@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -23,6 +24,11 @@ from spacevllm_plugin.data.video import VideoRef
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 BACKBONES = tuple(spec.name for spec in registry.usable())
+
+with suppress(ImportError):  # `make gpu-check` runs where hypothesis is not
+    from hypothesis import settings
+
+    settings.register_profile("fuzz", max_examples=2000, deadline=None)
 
 
 def pytest_configure(config):

@@ -81,10 +81,13 @@ def check(folder, rows, *options):
 
 # name -> (row or line, kind, part of the message)
 UNUSABLE = {
-    "json": ('{"id": "cut', "json", "Unterminated string"),
+    "json": ('{"id": "cut', "json", "EOF while parsing a string"),
     "not-an-object": ("[1]", "schema", "dictionary"),
     "field": (changed(REC, qury="x"), "schema", "qury: Extra inputs are not permitted"),
     "type": (changed(REC, media__width="wide"), "schema", "media.width: "),
+    "no-width": (changed(REC, media__width=0), "media-limits", "media.width 0 is none that a file has"),
+    "slow": (changed(VTG, media__fps=1e-300), "media-limits", "media.fps 1e-300 is"),
+    "endless": (changed(VTG, media__num_frames=10**12), "media-limits", "media.num_frames 1000000000000 is"),
     "turns": (changed(REC, messages=[*REC["messages"], REC["messages"][1]]), "turns", "in turn"),
     "no-tag": (changed(QA, messages=[{"role": "user", "content": "a"}, QA["messages"][1]]), "tags", "0 <image>"),
     "tag-in-answer": (changed(STVG, messages=reply("<video>From 1.0 to 3.0 seconds.")), "tags", "of the assistant"),
@@ -139,7 +142,10 @@ def test_every_kind_of_problem_is_named(folder, capsys):
     # v.mp4 and i.png; the two frame images count as one.
     assert report["media"] == {"files": 8, "examined": 2, "remembered": 0, "unusable": 6}
     out, err = capsys.readouterr()
-    assert "line 3, id None: Unterminated" in out and f"{len(bad)} of {len(rows)} rows have problems" in err
+    assert (
+        "line 3, id None: EOF while parsing a string at line 1 column 11" in out
+        and f"{len(bad)} of {len(rows)} rows have problems" in err
+    )
 
 
 def test_good_rows_pass(folder):

@@ -154,6 +154,13 @@ def test_a_box_that_covers_nothing_is_left_out(box):
     assert draw_frame(image, [(box, TARGET_COLOR, "x")]).tobytes() == image.tobytes()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_box_of_any_size_is_drawn_as_far_as_it_is_seen():
+    tube = Tube((0, 1), [0], [(-1e308, 10.0, 1e308, 1e200)], "x", TARGET_COLOR)
+    image = draw_frame(Image.new("RGB", (100, 100)), module._marks([tube], 0, 2.0))
+    assert has_color(image, TARGET_COLOR)
+
+
 def test_labels_stay_inside_and_apart(monkeypatch):
     places = []
     draw_label = module._draw_label

@@ -74,7 +74,13 @@ def test_bad_lines_are_bad_rows(tmp_path):
     errors = [payload["error"] for payload in payloads if "error" in payload]
     for error, (number, says) in zip(
         errors,
-        [(3, "Invalid JSON"), (5, "Invalid JSON"), (6, "object"), (8, "(id field): qury"), (9, "(id turns): the")],
+        [
+            (3, "Invalid JSON"),
+            (5, ": not UTF-8 text: byte 0xff at column 9"),
+            (6, "object"),
+            (8, "(id field): qury"),
+            (9, "(id turns): the"),
+        ],
         strict=True,
     ):
         assert error.startswith(f"{folder / 'rows.jsonl'}:{number}") and says in error

@@ -202,27 +202,29 @@ def test_nothing_is_lost(tmp_path, capsys):
         good,  # the same line
         annotated("good", moving(0, 70)).model_dump_json(exclude_none=True),  # the same id
         annotated("last", moving(0, 60)).model_dump_json(exclude_none=True),
+        "[" * 100_000,
     ]
     data, out = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "deep" / "out.jsonl"
+    data.write_text(data.read_text(), encoding="utf-8-sig")
     assert refine(data, out) == 0
     assert [row["id"] for row in read_lines(out)] == ["good", "last"]
     rejects = read_lines(tmp_path / "deep" / "out.jsonl.rejects.jsonl")
     assert [reject["reason"] for reject in rejects] == [
-        *("too_short", "bad_row", "bad_row", "bad_row", "duplicate_id", "duplicate_id"),
+        *("too_short", "bad_row", "bad_row", "bad_row", "duplicate_id", "duplicate_id", "bad_row"),
     ]
     assert rejects[0]["row"] == json.loads(lines[1]) and rejects[1]["row"] == "no json {"
     assert rejects[2]["row"] == {"id": "\ud800"}
     assert "in.jsonl:4" in rejects[1]["detail"] and "in.jsonl:6 (id vtg)" in rejects[3]["detail"]
     counts = json.loads((tmp_path / "deep" / "out.jsonl.counts.json").read_text())
-    assert (counts["in"], counts["out"]) == (8, 2)
-    assert counts["rejected"] == {"bad_row": 3, "duplicate_id": 2, "no_subject": 0, "too_short": 1, "too_long": 0}
+    assert (counts["in"], counts["out"]) == (9, 2)
+    assert counts["rejected"] == {"bad_row": 4, "duplicate_id": 2, "no_subject": 0, "too_short": 1, "too_long": 0}
     assert counts["totals"] == {"boxes on tubes": 122, "frames": 122}
     assert counts["options"] == {"min_seconds": 2.0, "max_seconds": 120.0, "link_iou": 0.3, "link_gap": 1.0}
     assert sorted(path.name for path in out.parent.iterdir()) == [
         *("out.jsonl", "out.jsonl.counts.json", "out.jsonl.rejects.jsonl"),
     ]
     table = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert (table["in"][1], table["out"][1]) == ("8", "2")
+    assert (table["in"][1], table["out"][1]) == ("9", "2")
 
 
 def test_the_input_is_not_overwritten(tmp_path, capsys):

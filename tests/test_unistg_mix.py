@@ -160,6 +160,16 @@ def test_bad_and_duplicate_rows_are_left_out_and_said(folder, capsys):
     assert Counter(row["task"] for row in read_lines(out)) == {"vtg": 20, "rec": 20}
 
 
+def test_the_mark_of_an_editor_is_no_part_of_a_row(folder):
+    file = folder / "a.jsonl"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    parts = {"spans": {"weight": 1, "files": ["b.jsonl", "a.jsonl"]}}
+    assert run(folder, folder / "mix.jsonl", total=20, **parts) == 0
+    assert {row["id"] for row in read_lines(folder / "mix.jsonl")} == {
+        f"{name}/{i}" for name in "ab" for i in range(10)
+    }
+
+
 def test_media_paths_get_their_folder(folder):
     out = folder / "mix.jsonl"
     write_lines(

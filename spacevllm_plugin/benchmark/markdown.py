@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
+from ..data.shortened import shortened
+
 
 # Of a group, what is not a figure.
 NOTES = ("n", "error", "nulls", "ci")
 NONE = "–"
+ANSWER_WIDTH = 500
 
 
 def render(report: dict[str, Any]) -> str:
@@ -70,7 +73,7 @@ def score_table(groups: dict[str, dict]) -> str:
             if figure in ends:
                 cells[place] += " [{}, {}]".format(*map(percent, ends[figure]))
 
-        lines.append([name, str(group["n"]), *cells])
+        lines.append([shortened(name), str(group["n"]), *cells])
 
     return table(["group", "n", *names], lines)
 
@@ -132,6 +135,7 @@ def _notes(scoring: dict[str, Any]) -> str:
 
 def _worst(item: dict[str, Any]) -> str:
     scores = ", ".join(f"{name} {percent(value)}" for name, value in item.items() if isinstance(value, float))
-    answer = " ".join(item["text"].split()).replace("`", "'")
-    picture = f"![{item['id']}]({item['picture']})" if item["picture"] else f"not drawn ({item['error']})"
-    return f"`{item['id']}`: {scores}; answered `{answer}`\n\n{picture}"
+    name = shortened(item["id"])
+    answer = shortened(" ".join(item["text"].split()), ANSWER_WIDTH).replace("`", "'")
+    picture = f"![{name}]({item['picture']})" if item["picture"] else f"not drawn ({item['error']})"
+    return f"`{name}`: {scores}; answered `{answer}`\n\n{picture}"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.converters.writer import convert, summary_path
-from ..data.jsonl import append_lines, recover
+from ..data.jsonl import append_lines
 from ..data.output import appended, replaced
 from ..data.schema import AnnotationRow, read_rows
-from ..inference.predictor import predict_rows
+from ..inference.predictor import finished, predict_rows
 from .catalogue import Benchmark
 from .ranks import Ranks
 from .report import write_report
@@ -77,9 +77,8 @@ class Run:
             self._merge()
 
         self.ranks.wait()
-        done = set(self._lines(self.predictions))
-        finished = all(row.id in done for row in self.rows())
-        if not finished:
+        done = {row_id for row_id, _ in finished(self.predictions)}
+        if not all(row.id in done for row in self.rows()):
             self.settings.check_versions()
             loaded = engine()
             self.settings.sampling = sampling(loaded)
@@ -150,12 +149,12 @@ class Run:
         """
         parts = sorted(self.out.glob("predictions.part*.jsonl"))
         if not parts:
-            return len(self._lines(self.predictions))
+            return len(dict(finished(self.predictions)))
 
         lines: dict[str, bytes] = {}
         # A session killed between writing the whole and removing the parts leaves both: the first of each id counts.
         for file in (self.predictions, *parts):
-            for row_id, line in self._lines(file).items():
+            for row_id, line in finished(file):
                 lines.setdefault(row_id, line)
 
         with replaced(self.predictions) as file:
@@ -165,10 +164,6 @@ class Run:
             part.unlink()
 
         return len(lines)
-
-    @staticmethod
-    def _lines(file: Path) -> dict[str, bytes]:
-        return {json.loads(line)["id"]: line for _, line in recover(file)}
 
 
 def sampling(engine: "Engine") -> dict[str, Any]:

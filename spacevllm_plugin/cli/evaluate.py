@@ -5,19 +5,20 @@ import json
 import sys
 from pathlib import Path
 
+from ..data.limits import MOST_SHIFT
 from ..data.output import Outputs
 from ..data.schema import PredictionRow, read_rows
+from ..data.shortened import shortened
 from ..evaluation import EvaluationResult, Rules, evaluate
 from ..evaluation.answer import FILLS
-from ..evaluation.intervals import LEVEL, RESAMPLES
+from ..evaluation.intervals import LEVEL, MOST_RESAMPLES, RESAMPLES
 from ..evaluation.protocols import PROTOCOLS
 from .errors import UsageError
 from .outputs import apart_from, check_outputs
 
 
 EXAMPLE = "spacevllm-cli evaluate stvg --gt annotations.jsonl --pred predictions.jsonl --out scores.json"
-# Of true spans, in frames; published code is off by one.
-MOST_SHIFT = 1000
+GROUP_WIDTH = 40
 # Of a group, what is not a figure.
 NOTES = ("error", "nulls", "ci")
 
@@ -96,7 +97,7 @@ def _score(args: argparse.Namespace) -> tuple[EvaluationResult, dict]:
     predictions = read_rows(args.pred, PredictionRow)
     result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill, rules)
     if result.unknown_ids:
-        count, first = len(result.unknown_ids), result.unknown_ids[0]
+        count, first = len(result.unknown_ids), shortened(result.unknown_ids[0])
         print(f"warning: {count} predictions belong to no annotation row, for instance {first}", file=sys.stderr)
 
     report = result.report(args.ci, args.seed)
@@ -109,7 +110,7 @@ def _score(args: argparse.Namespace) -> tuple[EvaluationResult, dict]:
     print(f"{args.task}, protocol {args.protocol}, fill {args.fill} (fractions)\n")
     print(_table(report["groups"]))
     for name, groups in report.get("breakdown", {}).items():
-        print(f"\nby {name}\n" + _table(groups))
+        print(f"\nby {shortened(name)}\n" + _table(groups))
 
     print("\n" + ", ".join(f"{name} {count}" for name, count in report["counts"].items()))
     return result, report
@@ -130,15 +131,18 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.threshold == "gt" and args.task != "vtg":
         raise UsageError("--threshold is for vtg only; elsewhere the protocol says")
 
-    if args.ci < 0:
-        raise UsageError("--ci takes a number above 0")
+    if not 0 <= args.ci <= MOST_RESAMPLES:
+        raise UsageError(f"--ci takes a number from 1 to {MOST_RESAMPLES}")
+
+    if args.seed < 0:
+        raise UsageError("--seed takes a number from 0 on")
 
 
 def _table(groups: dict[str, dict]) -> str:
     header = ["group", *dict.fromkeys(name for figures in groups.values() for name in figures if name not in NOTES)]
     lines = [header]
     for name, figures in groups.items():
-        lines.append([name, *(_cell(figures.get(column)) for column in header[1:])])
+        lines.append([shortened(name, GROUP_WIDTH), *(_cell(figures.get(column)) for column in header[1:])])
         for figure, (low, high) in figures.get("ci", {}).items():
             lines[-1][header.index(figure)] += f" [{low:.4f}, {high:.4f}]"
 
@@ -148,7 +152,7 @@ def _table(groups: dict[str, dict]) -> str:
         for line in lines
     )
     reasons = [
-        f"{name}: {reason}"
+        f"{shortened(name, GROUP_WIDTH)}: {reason}"
         for name, figures in groups.items()
         for reason in [figures.get("error"), *(f"{k}: {v}" for k, v in figures.get("nulls", {}).items())]
         if reason

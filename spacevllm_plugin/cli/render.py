@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..data.output import OutputError
 from ..data.schema import AnnotationRow, PredictionRow, read_rows
+from ..data.shortened import shortened
 from ..data.video import MediaError
 from ..inference.draw_row import draw_row, file_name
 from ..inference.render import tube_from_prediction, tube_from_target
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         except OutputError:
             raise  # a full disk is full for the other rows, too
         except (MediaError, OSError) as err:
-            print(f"row {row.id}: {err}", file=sys.stderr)
+            print(f"row {shortened(row.id)}: {err}", file=sys.stderr)
             failed += 1
 
     if failed:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from .facts import Facts
 from .prompt_rules import check_text
 from .schema import AnnotationRow, Media, RowError, RowFields, parse_row, split_turns
+from .shortened import shortened
 from .span_parser import read_span, says_span
 from .timeline import Timeline
 
@@ -138,7 +139,7 @@ def _check_answer(row: AnnotationRow) -> None:
     answers = [message.content for message in row.messages if message.role == "assistant"]
     written = [text for text in answers if read_span(text) is not None]
     if not written:
-        raise RowError(f"no span can be read from the answer {answers[-1]!r}", "answer-unreadable")
+        raise RowError(f"no span can be read from the answer '{shortened(answers[-1])}'", "answer-unreadable")
 
     if not any(says_span(text, row.target.span_seconds) for text in written):
         found, meant = list(read_span(written[0])), list(row.target.span_seconds)

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 
+from .jsonl import filled_lines, json_problem
+from .limits import LEAST_FPS, MOST_FPS, MOST_FRAMES, MOST_SECONDS, MOST_SIDE
+from .shortened import shortened
 from .tube import box_array
 
 
 TASKS = ("stvg", "vtg", "rec", "qa")
 VISUAL_TAGS = {"videos": "<video>", "images": "<image>"}
 MEDIA_TAG = re.compile("|".join(VISUAL_TAGS.values()))
+REASON_WIDTH = 240  # it may hold a name or a number of any length
 # What a prediction carries: all that a reader can use, and less than the last digits in which machines differ.
 PIXEL_DECIMALS, SECOND_DECIMALS = 2, 3
 
@@ -125,6 +129,9 @@ class AnnotationRow(RowFields):
 
     @model_validator(mode="after")
     def _check(self) -> "AnnotationRow":
+        if self.media is not None:
+            self._check_media(self.media)
+
         for column, tag in VISUAL_TAGS.items():
             tags = sum(message.content.count(tag) for message in self.messages if message.role == "user")
             files = len(getattr(self, column) or [])
@@ -138,6 +145,21 @@ class AnnotationRow(RowFields):
         check = getattr(self, f"_check_{self.task}")
         check()
         return self
+
+    @staticmethod
+    def _check_media(media: Media) -> None:
+        first, last = media.clip or (None, None)
+        for name, value, least, most in (
+            ("width", media.width, 1, MOST_SIDE),
+            ("height", media.height, 1, MOST_SIDE),
+            ("fps", media.fps, LEAST_FPS, MOST_FPS),
+            ("num_frames", media.num_frames, 1, MOST_FRAMES),
+            ("clip", first, 0, MOST_FRAMES),
+            ("clip", last, 0, MOST_FRAMES),
+        ):
+            # Written so that NaN fails it, too.
+            if value is not None and not least <= value <= most:
+                raise broken("media-limits", f"media.{name} {value} is none that a file has: {least:g} to {most:g}")
 
     def _check_qa(self) -> None:
         if self.target is not None:
@@ -176,8 +198,8 @@ class AnnotationRow(RowFields):
 
     def _check_span(self) -> None:
         media, target = self.media, self.target
-        if not media.fps or not media.num_frames or not math.isfinite(media.fps):
-            raise broken("target", f"a {self.task} row needs media.fps and media.num_frames above 0")
+        if media.fps is None or media.num_frames is None:
+            raise broken("target", f"a {self.task} row needs media.fps and media.num_frames")
 
         first, last = media.frame_range
         if not 0 <= first < last <= media.num_frames:
@@ -205,6 +227,9 @@ class AnnotationRow(RowFields):
         start, end = span
         if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
             raise broken("span-reversed", f"{name} {[start, end]} is empty, reversed or not a number")
+
+        if end > MOST_SECONDS:
+            raise broken("media-limits", f"{name} {[start, end]} is in no file: it may have {MOST_SECONDS:g} seconds")
 
     def _check_boxes(self, frame_range: tuple[int, int]) -> None:
         frames, boxes = self.target.frames, self.target.boxes
@@ -284,12 +309,21 @@ class PredictionRow(_Model):
     boxes: list[tuple[float, float, float, float]] | None = None
     windows_seconds: list[tuple[float, float]] | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> "PredictionRow":
+        # Outside of its video a span or a box is a wrong answer; outside of any video the row is none.
+        for name, frames in (("span_frames", self.span_frames), ("frames", self.frames)):
+            if frames and not -MOST_FRAMES <= min(frames) <= max(frames) <= MOST_FRAMES:
+                raise broken("media-limits", f"{name} holds a number beyond the {MOST_FRAMES} frames of any file")
 
-def parse_row(data: dict[str, Any] | str, model: type[BaseModel] = AnnotationRow, where: str = "row") -> Any:
+        return self
+
+
+def parse_row(data: dict[str, Any] | str | bytes, model: type[BaseModel] = AnnotationRow, where: str = "row") -> Any:
     """Validate one row.
 
     Args:
-        data: The row, as JSON text or already decoded.
+        data: The row, as JSON (text, or bytes in UTF-8) or already decoded.
         model: `AnnotationRow` or `PredictionRow`.
         where: Named in the message, for instance `train.jsonl:12`.
 
@@ -297,16 +331,18 @@ def parse_row(data: dict[str, Any] | str, model: type[BaseModel] = AnnotationRow
         RowError: One line that names the place, the row's id and the first thing wrong with it.
     """
     try:
-        return model.model_validate_json(data) if isinstance(data, str) else model.model_validate(data)
+        return model.model_validate_json(data) if isinstance(data, str | bytes) else model.model_validate(data)
     except ValidationError as err:
         first = err.errors()[0]
         if first["type"] == "json_invalid":
-            raise RowError(f"{where}: {first['msg']}", "json", first["msg"]) from None
+            reason = json_problem(data, first["msg"])
+            raise RowError(f"{where}: {reason}", "json", reason) from None
 
-        data = json.loads(data) if isinstance(data, str) else data
+        # The same reader again: another one may refuse what this one took.
+        data = from_json(data) if isinstance(data, str | bytes) else data
         place = ".".join(str(part) for part in first["loc"])
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        row_id = data.get("id", "?") if isinstance(data, dict) else "?"
+        reason = shortened(f"{place}: {first['msg']}" if place else first["msg"], REASON_WIDTH)
+        row_id = shortened(str(data.get("id", "?"))) if isinstance(data, dict) else "?"
         kind = first.get("ctx", {}).get("kind", "schema")
         raise RowError(f"{where} (id {row_id}): {reason}", kind, reason) from None
 
@@ -328,13 +364,9 @@ def split_turns(messages: list[Message]) -> tuple[str, list[Message]]:
 def read_rows(path: str | Path, model: type[BaseModel] = AnnotationRow) -> Iterator[Any]:
     """Read a JSONL file row by row; raises `RowError` at the first bad one."""
     name = Path(path).name
-    with open(path, encoding="utf-8") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield parse_row(line, model, where=f"{name}:{number}")
-        except UnicodeDecodeError as err:
-            raise RowError(f"{path}: not JSONL, which is UTF-8 text ({err.reason})", "json") from None
+    with open(path, "rb") as file:
+        for line in filled_lines(file):
+            yield parse_row(line.text, model, where=f"{name}:{line.number}")
 
 
 def dump_row(row: BaseModel) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from ..data.schema import SECOND_DECIMALS, AnnotationRow, Media, PredictionRow, RowError
+from ..data.shortened import shortened
 from ..data.timeline import Timeline
 from ..data.tube import box_array, interpolate_boxes
 from .choice import Question, read_choice
@@ -139,7 +140,8 @@ class Answer:
             return self.prediction.span_seconds
 
         if self.media is None:
-            raise RowError(f"prediction {self.prediction.id}: span_frames alone, but the annotation has no frame rate")
+            row_id = shortened(self.prediction.id)
+            raise RowError(f"prediction {row_id}: span_frames alone, but the annotation has no frame rate")
 
         return self._timeline.span_seconds(self.prediction.span_frames)
 
@@ -209,10 +211,10 @@ def read_answer(row: AnnotationRow, prediction: Prediction | None, fill: Fill) -
 def _check_boxes(row: AnnotationRow, prediction: Prediction) -> None:
     frames, boxes = prediction.frames, prediction.boxes
     if len(frames) != len(boxes):
-        raise RowError(f"prediction {row.id}: {len(frames)} frames but {len(boxes)} boxes")
+        raise RowError(f"prediction {shortened(row.id)}: {len(frames)} frames but {len(boxes)} boxes")
 
     if (frames[1:] <= frames[:-1]).any():
-        raise RowError(f"prediction {row.id}: frames must increase")
+        raise RowError(f"prediction {shortened(row.id)}: frames must increase")
 
     if row.task == "rec" and len(boxes) > 1:
-        raise RowError(f"prediction {row.id}: {len(boxes)} boxes for one image")
+        raise RowError(f"prediction {shortened(row.id)}: {len(boxes)} boxes for one image")

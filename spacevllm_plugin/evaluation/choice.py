@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from ..data.schema import AnnotationRow, RowError
+from ..data.shortened import shortened
 from ..data.span_parser import answer_part
 
 
@@ -52,7 +53,9 @@ class Question:
         options = {letter: text.strip() for letter, text in _OPTION.findall(asked[-1])} if asked else {}
         truth = _letter(told[-1], options) if told else None
         if truth is None:
-            raise RowError(f"annotation {row.id}: the assistant message must hold the right option's letter")
+            raise RowError(
+                f"annotation {shortened(row.id)}: the assistant message must hold the right option's letter"
+            )
 
         return cls(options, truth)
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 LEVEL = 0.95
-RESAMPLES = 1000
+RESAMPLES, MOST_RESAMPLES = 1000, 1_000_000
 # Resamples drawn at once: bounds the memory for large sets.
 CHUNK_CELLS = 4_000_000
 

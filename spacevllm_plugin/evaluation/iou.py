@@ -13,8 +13,8 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Returns:
         Plain IoU, without the +1 of whole-pixel boxes. An empty, reversed or non-finite box has IoU 0 with anything.
     """
-    # Infinite coordinates give inf - inf; the NaN falls out as "not above 0" below.
-    with np.errstate(invalid="ignore"):
+    # Areas of any size may be infinite, and infinite coordinates give inf - inf; the NaN falls out as "not above 0" below.
+    with np.errstate(invalid="ignore", over="ignore"):
         inter = _area(np.maximum(_overlap(a, b), 0))
         union = _area(np.maximum(_sides(a), 0)) + _area(np.maximum(_sides(b), 0)) - inter
 
@@ -32,7 +32,7 @@ def raw_box_iou(a: np.ndarray, b: np.ndarray, nothing: float = np.nan) -> np.nda
     Returns:
         IoU; NaN wherever a coordinate is NaN.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         inter = _area(np.maximum(_overlap(a, b), 0))
         union = _area(_sides(a)) + _area(_sides(b)) - inter
         return np.where((inter == 0) & (union == 0), nothing, inter / union)

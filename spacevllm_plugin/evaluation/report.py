@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from ..data.shortened import shortened
 from .intervals import confidence_intervals
 from .protocols.scorer import Rules, Scorer
 
 
 ALL = "all"
+ERROR_WIDTH = 160
 _EDGES = {"id", "group", "error"}
 
 
@@ -31,8 +33,8 @@ def summarise(
     columns = _columns(scorer, items)
     per_item = {name: np.asarray(values, dtype=float) for name, values in scorer.figures(columns, rules).items()}
     if stopping:
-        first, more = stopping[0], len(stopping) - 1
-        error = f"item {first['id']}: {first['error']}" + (f" (and {more} more items)" if more else "")
+        more = len(stopping) - 1
+        error = _where(stopping[0]) + (f" (and {more} more items)" if more else "")
         return {"n": len(items), **dict.fromkeys(per_item), "error": error}
 
     if not items:
@@ -69,6 +71,10 @@ def _reason(scorer: Scorer, items: list[dict], figure: str) -> str:
 
     for item in items:
         if item["error"] and any(value is None for name, value in item.items() if name not in _EDGES):
-            return f"item {item['id']}: {item['error']}"
+            return _where(item)
 
     return "some items have no such score"
+
+
+def _where(item: dict) -> str:
+    return f"item {shortened(item['id'])}: {shortened(item['error'], ERROR_WIDTH)}"

@@ -5,7 +5,10 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from ..data.schema import AnnotationRow, PredictionRow, RowError
+from ..data.shortened import shortened
 from .answer import OUTCOMES, Fill, Prediction, read_answer
 from .protocols import PROTOCOLS, Rules
 from .report import ALL, summarise
@@ -140,7 +143,10 @@ def evaluate(
             continue
 
         answer = read_answer(row, answers.get(row.id), fill)
-        scored = scorer.score(row, answer, rules)
+        # Predicted boxes may be of any size: what overflows is infinite, or not a number, and scored as such.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            scored = scorer.score(row, answer, rules)
+
         counts[answer.outcome] += 1
         quirks.update(scored.quirks)
         values = {name: None if value is None or math.isnan(value) else value for name, value in scored.values.items()}
@@ -169,4 +175,4 @@ def evaluate(
 
 def _refuse_repeated(row_id: str, known: Container[str], what: str) -> None:
     if row_id in known:
-        raise RowError(f"two {what} rows have the id {row_id}")
+        raise RowError(f"two {what} rows have the id {shortened(row_id)}")

@@ -1,25 +1,38 @@
 """Grounding a whole file of rows: batched, resumable, no row lost and none done twice."""
 
-import json
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from tqdm import tqdm
 
 from ..data.jsonl import append_lines, recover
 from ..data.output import appended
 from ..data.prompt_rules import PromptError
-from ..data.schema import AnnotationRow, PredictionRow, dump_row
+from ..data.schema import AnnotationRow, PredictionRow, RowError, dump_row
 from ..data.video import MediaError
 from .engine import Engine, row_media
 from .grounding import GroundingItem, ground_batch
 
 
-def finished_ids(out: Path) -> set[str]:
-    """Ids already in the file; a last line that a killed run left unfinished is cut off."""
-    return {json.loads(line)["id"] for _, line in recover(out)}
+def finished(out: Path) -> Iterator[tuple[str, bytes]]:
+    """Id and line of every prediction already in the file; a last line that a killed run left unfinished is cut off.
+
+    Raises:
+        RowError: The file holds something else, and is left as it is.
+    """
+    for number, (_, line) in enumerate(recover(out), start=1):
+        try:
+            row_id = from_json(line)["id"]
+        except (ValueError, TypeError, KeyError):
+            row_id = None
+
+        if not isinstance(row_id, str):
+            raise RowError(f"{out}:{number}: not a prediction row; remove the file, or name another one")
+
+        yield row_id, line
 
 
 def predict_rows(
@@ -50,7 +63,7 @@ def predict_rows(
     Returns:
         Counts by status, and `skipped` for the rows already there; of this process's share.
     """
-    own = finished_ids(out)
+    own = {row_id for row_id, _ in finished(out)}
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}
     with appended(out) as file:
         for number, batch in enumerate(_batches(tqdm(rows, unit="row", desc="predict"), batch_size)):

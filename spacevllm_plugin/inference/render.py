@@ -258,8 +258,11 @@ def _marks(tubes: list[Tube], frame: int, scale: float) -> list[Mark]:
     """Each tube with its box at a native frame, in pixels of the scaled picture; None outside its span."""
 
     def box(tube: Tube) -> Box | None:
-        there = tube.covers(frame) and tube.frames
-        return interpolate_boxes(tube.frames, tube.boxes, [frame])[0] * scale if there else None
+        if not (tube.covers(frame) and tube.frames):
+            return None
+
+        with np.errstate(over="ignore"):  # a predicted box may be of any size
+            return interpolate_boxes(tube.frames, tube.boxes, [frame])[0] * scale
 
     return [(box(tube), tube.color, tube.label) for tube in tubes]
 

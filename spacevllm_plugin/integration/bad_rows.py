@@ -5,6 +5,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from ..data.shortened import shortened
+
 
 NAMED_ROWS = 50
 # Option that decides about a row -> what its user can do.
@@ -93,7 +95,7 @@ def repeated_ids(dataset: Any) -> dict[int, str]:
         for annotation in batch["annotation"]:
             row_id = json.loads(annotation)["id"] if annotation is not None else None
             if row_id in seen:
-                errors[place] = f"id {row_id}: an earlier evaluation row has the same id"
+                errors[place] = f"id {shortened(row_id)}: an earlier evaluation row has the same id"
             elif row_id is not None:
                 seen.add(row_id)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.media import locate, video_source
 from ..data.schema import RowError, dump_row, parse_row, split_turns
+from ..data.shortened import shortened
 from .lines import FILE, NUMBER, TEXT
 
 
@@ -42,16 +43,17 @@ def install(module: ModuleType) -> None:
             except RowError as err:
                 return self._output([], [], payload={"error": str(err)})
 
+            where = f"{where} (id {shortened(row.id)})"
             try:
                 system, turns = split_turns(row.messages)
             except RowError as err:
-                return self._output([], [], payload={"error": f"{where} (id {row.id}): {err}"})
+                return self._output([], [], payload={"error": f"{where}: {err}"})
 
             messages = [turn.model_dump() for turn in turns]
             folders = self._media_folders()
             images = [locate(image, folders) for image in row.images or []]
             videos = [video_source(row, i, folders) for i in range(len(row.videos or []))]
-            payload = {"row": json.loads(dump_row(row)), "where": f"{where} (id {row.id})"}
+            payload = {"row": json.loads(dump_row(row)), "where": where}
             return self._output(messages[:-1], messages[-1:], system, images or None, videos or None, payload)
 
         def _media_folders(self) -> list[str]:

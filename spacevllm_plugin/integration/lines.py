@@ -6,16 +6,18 @@ from itertools import islice
 import pyarrow
 from datasets import ArrowBasedBuilder, Dataset, DatasetInfo, Features, SplitGenerator, Value, Version
 
+from ..data.jsonl import filled_lines
+
 
 FILE, NUMBER, TEXT = "_file", "_number", "_text"
-LINE = Features({FILE: Value("string"), NUMBER: Value("int64"), TEXT: Value("string")})
-LINES_AT_ONCE = 256  # Arrow's strings end at 2 GB a batch, and a row may have megabytes of boxes
+LINE = Features({FILE: Value("string"), NUMBER: Value("int64"), TEXT: Value("binary")})
+LINES_AT_ONCE = 256  # Arrow's columns end at 2 GB a batch, and a row may have megabytes of boxes
 
 
 class Lines(ArrowBasedBuilder):
     """Every line that is not blank, with its file and its 1-based number."""
 
-    VERSION = Version("1.0.0")
+    VERSION = Version("1.1.0")
 
     def _info(self) -> DatasetInfo:
         return DatasetInfo(features=LINE)
@@ -25,11 +27,11 @@ class Lines(ArrowBasedBuilder):
 
     def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pyarrow.Table]]:
         for file in files:
-            # A byte that is not UTF-8 becomes `\xNN`, which is not JSON: that line is a bad row, not the end of all.
-            with open(file, encoding="utf-8-sig", errors="backslashreplace", newline="\n") as lines:
-                numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-                while batch := list(islice(numbered, LINES_AT_ONCE)):
-                    numbers, texts = zip(*batch)
+            # Bytes: a line that is not UTF-8 is a bad row, not the end of all.
+            with open(file, "rb") as lines:
+                filled = filled_lines(lines)
+                while batch := list(islice(filled, LINES_AT_ONCE)):
+                    numbers, _, texts = zip(*batch)
                     columns = ([file] * len(batch), numbers, texts)
                     yield f"{file}:{numbers[0]}", pyarrow.table(list(columns), schema=LINE.arrow_schema)
 

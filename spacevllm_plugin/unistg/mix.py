@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
+from ..data.jsonl import filled_lines
 from ..data.output import Outputs, same_file
 from ..data.schema import TASKS, RowError, parse_row
 from .stage import StageError, beside
@@ -199,19 +200,15 @@ def _survey(mixture: Mixture, data_dir: Path, out: Path) -> tuple[dict[str, _Ind
 
 def _rows(path: Path, unusable: _Unusable) -> Iterator[tuple[int, str, str]]:
     """Offset, task and id of each usable row."""
-    offset = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(tqdm(file, unit="row", desc=path.name), start=1):
-            if line.strip():
-                try:
-                    row = parse_row(line.decode(), where=f"{path.name}:{number}")
-                    yield offset, row.task, row.id
-                except (RowError, UnicodeDecodeError) as err:
-                    unusable.bad += 1
-                    if len(unusable.examples) < 5:
-                        unusable.examples.append(str(err))
-
-            offset += len(line)
+        for line in tqdm(filled_lines(file), unit="row", desc=path.name):
+            try:
+                row = parse_row(line.text, where=f"{path.name}:{line.number}")
+                yield line.offset, row.task, row.id
+            except RowError as err:
+                unusable.bad += 1
+                if len(unusable.examples) < 5:
+                    unusable.examples.append(str(err))
 
 
 def _choose(index: _Index, wanted: int, when_short: str) -> np.ndarray:

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from ..data.jsonl import append_lines, recover
+from ..data.jsonl import append_lines, filled_lines, recover
 from ..data.output import Outputs, appended, destination, replaced, same_file
 from ..data.schema import RowError, dump_row, parse_row
+from ..data.shortened import shortened
 from .rows import Kept, Rejected
 
 
@@ -224,11 +225,11 @@ def _lines(source: Path) -> Iterator[tuple[int, str | None, bytes]]:
     """Lines that are not blank: number, a key made of the content (None if the same line was there before), text."""
     seen = set()
     with open(source, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line := line.strip():
-                key = hashlib.blake2b(line, digest_size=16).hexdigest()
-                yield number, (None if key in seen else key), line
-                seen.add(key)
+        for number, _, line in filled_lines(file):
+            line = line.strip()
+            key = hashlib.blake2b(line, digest_size=16).hexdigest()
+            yield number, (None if key in seen else key), line
+            seen.add(key)
 
 
 def _pending(stage: Stage, source: Path, journal: _Journal) -> Iterator[BaseModel]:
@@ -243,13 +244,13 @@ def _pending(stage: Stage, source: Path, journal: _Journal) -> Iterator[BaseMode
             continue
 
         try:
-            row = parse_row(line.decode(), stage.reads, where=f"{source.name}:{number}")
-        except (RowError, UnicodeDecodeError) as err:
+            row = parse_row(line, stage.reads, where=f"{source.name}:{number}")
+        except RowError as err:
             journal.note(key, None, Rejected("bad_row", str(err)))
             continue
 
         if row.id in ids:
-            journal.note(key, row.id, Rejected("duplicate_id", f"{source.name}:{number} (id {row.id})"))
+            journal.note(key, row.id, Rejected("duplicate_id", f"{source.name}:{number} (id {shortened(row.id)})"))
             continue
 
         ids.add(row.id)
@@ -289,7 +290,7 @@ def _reject_line(stage: str, head: dict[str, Any], line: bytes) -> bytes:
     """One line of the rejects: who rejected what and why, and the input row, or its text if that is no JSON."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = line.decode(errors="replace")
 
     reject = {"id": head.get("id"), "stage": stage, "reason": head["reason"], "detail": head["detail"], "row": row}

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 from tqdm import tqdm
 
 from ..facts import Facts
+from ..jsonl import filled_lines, json_problem
 from ..media import locate, video_source
 from ..rules import first_error
 from ..schema import RowError, RowFields, parse_row
@@ -48,7 +50,7 @@ class _Line:
 
     Attributes:
         number: 1-based.
-        text: As it stands in the file.
+        text: As it stands in the file, without its end.
         row: Its row: an `AnnotationRow`, or where that is broken the bare fields; None where it has none.
         error: What makes `row` bare or None.
         row_id: If it has one.
@@ -89,7 +91,7 @@ def check_file(path: Path, options: CheckOptions, fixed: IO[bytes] | None = None
             library.examine_all((job for line in lines for job in line.jobs), show)
             for line in lines:
                 _judge(line, seen, library, report, fixed)
-                bar.update(len(line.text))
+                bar.update(len(line.text) + 1)
 
             show()
 
@@ -99,20 +101,16 @@ def check_file(path: Path, options: CheckOptions, fixed: IO[bytes] | None = None
 
 
 def _lines(file: IO[bytes], options: CheckOptions) -> Iterator[_Line]:
-    for number, text in enumerate(file, start=1):
-        if text.strip():
-            yield _read_line(number, text, options)
+    for line in filled_lines(file):
+        yield _read_line(line.number, line.text, options)
 
 
 def _read_line(number: int, text: bytes, options: CheckOptions) -> _Line:
     line = _Line(number, text)
     try:
-        data = json.loads(text.rstrip(b"\r\n"))
-        if b"\\ud" in text.lower():
-            # Half of a surrogate pair: this reader takes it, the one that training uses does not.
-            json.dumps(data, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as err:
-        line.error = RowError(str(err), "json")
+        data = from_json(text)  # the reader that training uses: others take more, or less
+    except ValueError as err:
+        line.error = RowError(json_problem(text, str(err)), "json")
         return line
 
     if isinstance(data, dict) and isinstance(data.get("id"), str):
@@ -184,7 +182,7 @@ def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, 
     if problems:
         out.write((json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False) + "\n").encode())
     else:
-        out.write(line.text.rstrip(b"\r\n") + b"\n")
+        out.write(line.text + b"\n")
 
 
 def _mend(row: RowFields, facts: Facts | None, error: RowError | None) -> tuple[RowFields, list[Problem]]:

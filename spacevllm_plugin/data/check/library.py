@@ -10,6 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic_core import from_json
+
 from ..facts import Facts
 from ..output import appended
 from ..schema import RowError
@@ -161,7 +163,7 @@ def _read_memory(path: Path) -> dict[str, tuple[Identity, Facts]]:
                 break
 
             try:
-                entry = json.loads(line)
+                entry = from_json(line)
                 key, known = entry.pop("key"), (entry.pop("size"), entry.pop("mtime_ns"))
                 entries[key] = (known, Facts.from_json(entry))
             except (ValueError, TypeError, KeyError, AttributeError):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..shortened import shortened
+
 
 EXAMPLES = 3
 EXAMPLE_WIDTH = 160
@@ -84,7 +86,8 @@ class Report:
         for kind, entry in problems.items():
             head = f"{kind:<{width}}  {entry['count']:>7}  {entry['repaired']:>10}  "
             for example in entry["examples"]:
-                text = f"line {example['line']}, id {example['id']}: {example['message']}"
+                row_id = None if example["id"] is None else shortened(example["id"])
+                text = f"line {example['line']}, id {row_id}: {example['message']}"
                 lines.append(head + (text if len(text) <= EXAMPLE_WIDTH else text[: EXAMPLE_WIDTH - 1] + "…"))
                 head = " " * len(head)
 
