@@ -242,7 +242,9 @@ def test_shortened():
     assert len(shortened("a" * 81)) == len(shortened("a" * 80)) == 80
 
 
-@pytest.mark.parametrize("line", [b"a letter\n", b"[1]\n", b'{"id": 1}\n', b"{}\n", DEEP.encode() + b"\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "line", [b"", b"a letter\n", b"[1]\n", b'{"id": 1}\n', b"{}\n", DEEP.encode() + b"\n", b"\xff\n"]
+)
 def test_predictions_are_not_added_to_another_file(tmp_path, line):
     out = tmp_path / "out.jsonl"
     out.write_bytes(line + b"unfinished")
@@ -251,5 +253,5 @@ def test_predictions_are_not_added_to_another_file(tmp_path, line):
 
     assert out.read_bytes() == line + b"unfinished"
     good = dump_row(PredictionRow(id="a")).encode() + b"\n"
-    out.write_bytes(good + b"unfinished")
+    out.write_bytes(good + b'{"unfinished')
     assert list(finished(out)) == [("a", good)] and out.read_bytes() == good
