@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -20,6 +21,11 @@ from spacevllm_plugin.modeling.tiny import make_tiny
 
 
 BACKBONES = ("llava_onevision", "qwen3_vl", "qwen2_5_vl")
+
+with suppress(ImportError):  # `make gpu-check` runs where hypothesis is not
+    from hypothesis import settings
+
+    settings.register_profile("fuzz", max_examples=2000, deadline=None)
 
 
 def pytest_configure(config):
