@@ -6,8 +6,12 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ..data.converters import SOURCES, Report, SourceError, convert, summary_path
+from ..data.shortened import shortened
 from .errors import CommandError, keep_inputs
 
+
+# A path, and a case or a parser's reason.
+MESSAGE_WIDTH = 500
 
 EXAMPLE = f"spacevllm-cli convert vidstg {SOURCES['vidstg'].example}"
 
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})
         report = convert(source, args.out)
     except SourceError as err:
-        raise CommandError(str(err)) from None
+        raise CommandError(shortened(str(err), MESSAGE_WIDTH)) from None
 
     print(_table(report))
     print(f"\n{args.out} ({source.dataset} in {args.out.parent / 'dataset_info.json'}); {summary_path(args.out).name}")

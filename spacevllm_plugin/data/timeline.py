@@ -49,7 +49,8 @@ class Timeline:
     def frame_at(self, seconds: float) -> int:
         """The frame boundary nearest to a moment, in 0..num_frames."""
         if self.timestamps is None:
-            frame = round(min(seconds * self.fps, self.num_frames))  # a model may write any number
+            # A model or an annotation may say any number, one that is none included.
+            frame = round(min(max(0.0, seconds * self.fps), self.num_frames))
         else:
             edges = np.append(self.timestamps, self.seconds(self.num_frames))
             frame = int(np.abs(edges - seconds).argmin())

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from ..shortened import shortened
 from .base import SourceError, existing
 
 
@@ -25,6 +26,5 @@ def load_plain(path: Path) -> Any:
             return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
         # What a broken pickle raises is whatever its opcodes run into.
         except Exception as err:
-            raise SourceError(
-                f"{path}: not a pickle of plain data ({' '.join(str(err).split()) or type(err).__name__})"
-            ) from None
+            reason = shortened(" ".join(str(err).split())) or type(err).__name__
+            raise SourceError(f"{path}: not a pickle of plain data ({reason})") from None

@@ -1,18 +1,18 @@
 """VidSTG joined with VidOR's boxes."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
+from typing_extensions import TypedDict
 
 from ..schema import Media, Target
 from ..timeline import Timeline
-from .base import Raw, Report, Sample, Source, SourceError, existing, option, parse_raw
+from .base import Raw, Report, Sample, Source, SourceError, Whole, existing, first_error, option, parse_raw
 from .boxes import Box, fit_tube
+from .raw_text import raw_text
 from .streams import json_items
 from .text import tidy
 
@@ -24,32 +24,50 @@ GROUPS = (("captions", "declarative"), ("questions", "interrogative"))
 
 
 class _Segment(Raw):
-    begin_fid: int
-    end_fid: int
+    begin_fid: Whole
+    end_fid: Whole
 
 
 class _Relation(Raw):
-    subject_tid: int
-    object_tid: int
+    subject_tid: Whole
+    object_tid: Whole
     predicate: str
 
 
 class _Sentence(Raw):
     description: str
-    target_id: int
+    target_id: Whole
 
 
 class _Entry(Raw):
     vid: str
-    frame_count: int = Field(gt=0)
+    frame_count: Whole = Field(gt=0)
     fps: float = Field(gt=0)
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Whole = Field(gt=0)
+    height: Whole = Field(gt=0)
     used_segment: _Segment
     used_relation: _Relation
     temporal_gt: _Segment
     captions: list[_Sentence]
     questions: list[_Sentence]
+
+
+# Dicts, not models: a file has thousands.
+class _Corners(TypedDict):
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+class _Object(TypedDict):
+    tid: Whole
+    bbox: _Corners
+
+
+class _VidOR(Raw):
+    video_path: str
+    trajectories: list[list[_Object]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class _Video:
 
     Attributes:
         path: `folder/vid.mp4`.
-        tubes: For each object its frames and boxes, `generated` ones too.
+        tubes: For each object its frames, increasing, and boxes, `generated` ones too.
     """
 
     path: str
@@ -147,7 +165,9 @@ def _sample(
         return report.drop("empty_span", sample_id)
 
     tube = video.tubes.get(sentence.target_id, {})
-    wanted = ((frame, tube[frame]) for frame in range(*span) if frame in tube)
+    # A span may be annotated of any length, so it is not gone through beyond the last box.
+    last = min(span[1], next(reversed(tube), -1) + 1)
+    wanted = ((frame, tube[frame]) for frame in range(span[0], last) if frame in tube)
     frames, boxes = fit_tube(wanted, entry.width, entry.height, repairs)
     if not frames:
         return report.drop("no_boxes", sample_id)
@@ -161,7 +181,7 @@ def _sample(
         group=group,
         interrogative=group == "interrogative",
         query=query,
-        medium=f"{VidSTG.folder}/{video.path}",
+        medium=video.path,
         media=Media(width=entry.width, height=entry.height, fps=entry.fps, num_frames=entry.frame_count, clip=clip),
         target=Target(
             span_frames=span,
@@ -176,14 +196,17 @@ def _sample(
 def _read_video(path: Path) -> _Video | str:
     """One VidOR file, or one line that says why it cannot be read."""
     try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-        tubes: dict[int, dict[int, Box]] = {}
-        for frame, objects in enumerate(data["trajectories"]):
-            for item in objects:
-                box = item["bbox"]
-                corners = tuple(float(box[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
-                tubes.setdefault(item["tid"], {})[frame] = corners
+        with raw_text(path) as file:
+            data = _VidOR.model_validate_json(file.read())
+    except SourceError as err:
+        return str(err)
+    except ValidationError as err:
+        return f"{path}: {first_error(err)}"
 
-        return _Video(data["video_path"], tubes)
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        return f"{path.name}: {type(err).__name__} {err}"
+    tubes: dict[int, dict[int, Box]] = {}
+    for frame, objects in enumerate(data.trajectories):
+        for item in objects:
+            box = item["bbox"]
+            tubes.setdefault(item["tid"], {})[frame] = (box["xmin"], box["ymin"], box["xmax"], box["ymax"])
+
+    return _Video(data.video_path, tubes)
