@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, ValidationError
-from typing_extensions import TypedDict
+from pydantic import Field
+from pydantic_core import from_json
 
 from ..schema import Media, Target
 from ..timeline import Timeline
-from .base import Raw, Report, Sample, Source, SourceError, Whole, existing, first_error, option, parse_raw
+from .base import Raw, Report, Sample, Source, SourceError, Whole, existing, option, parse_raw
 from .boxes import Box, fit_tube
 from .raw_text import raw_text
 from .streams import json_items
@@ -50,24 +51,6 @@ class _Entry(Raw):
     temporal_gt: _Segment
     captions: list[_Sentence]
     questions: list[_Sentence]
-
-
-# Dicts, not models: a file has thousands.
-class _Corners(TypedDict):
-    xmin: float
-    ymin: float
-    xmax: float
-    ymax: float
-
-
-class _Object(TypedDict):
-    tid: Whole
-    bbox: _Corners
-
-
-class _VidOR(Raw):
-    video_path: str
-    trajectories: list[list[_Object]]
 
 
 @dataclass(frozen=True)
@@ -197,16 +180,20 @@ def _read_video(path: Path) -> _Video | str:
     """One VidOR file, or one line that says why it cannot be read."""
     try:
         with raw_text(path) as file:
-            data = _VidOR.model_validate_json(file.read())
+            data: dict[str, Any] = from_json(file.read())
+
+        tubes: dict[int, dict[int, Box]] = {}
+        for frame, objects in enumerate(data["trajectories"]):
+            for item in objects:
+                box = item["bbox"]
+                corners = tuple(float(box[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
+                tubes.setdefault(item["tid"], {})[frame] = corners
+
+        if not isinstance(data["video_path"], str):
+            raise TypeError("video_path is no text")
+
+        return _Video(data["video_path"], tubes)
     except SourceError as err:
         return str(err)
-    except ValidationError as err:
-        return f"{path}: {first_error(err)}"
-
-    tubes: dict[int, dict[int, Box]] = {}
-    for frame, objects in enumerate(data.trajectories):
-        for item in objects:
-            box = item["bbox"]
-            tubes.setdefault(item["tid"], {})[frame] = (box["xmin"], box["ymin"], box["xmax"], box["ymax"])
-
-    return _Video(data.video_path, tubes)
+    except (ValueError, KeyError, TypeError, OverflowError) as err:
+        return f"{path.name}: {type(err).__name__} {err}"
