@@ -52,9 +52,9 @@ def raw_set(source: str) -> RawSet:
         case "charades-sta":
             files = {
                 "raw.txt": [["v", "1.5", "3.0", "é sentence."], ["v", "0.0", "2.0", "x"]],
-                "raw.csv": [["v", "3"]],
+                "lengths.csv": [["v", "3"]],
             }
-            return RawSet(files, {"annotations": "raw.txt", "lengths": "raw.csv"}, split, media_dir=True)
+            return RawSet(files, {"annotations": "raw.txt", "lengths": "lengths.csv"}, split, media_dir=True)
         case "didemo":
             item = moments.didemo([[1, 4], [1, 4], [0, 4]])
             return RawSet({"raw.json": [item, {**item, "video": "v.mp4"}]}, file, split, media_dir=True)
