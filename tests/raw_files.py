@@ -60,13 +60,13 @@ def raw_set(source: str) -> RawSet:
             return RawSet({"raw.json": [item, {**item, "video": "v.mp4"}]}, file, split, media_dir=True)
         case "tacos":
             video = {"timestamps": [[1, 2], [3, 9]], "sentences": ["a", "é"], "fps": 4.0, "num_frames": 20}
-            return RawSet({"raw.json": {"v.mp4": video}}, file, split, media_dir=True)
+            return RawSet({"raw.json": {"v.mp4": video, "w.mp4": video}}, file, split, media_dir=True)
         case "qvhighlights":
             items = [json.loads(moments.highlight(i, [[0, 4], [82, 150]])) for i in range(2)]
             return RawSet({"raw.jsonl": items}, {"annotations": "raw.jsonl"}, split, media_dir=True)
         case "activitynet":
             video = {"duration": 5.0, "timestamps": [[1, 2], [3, 9]], "sentences": ["a", "é"]}
-            return RawSet({"raw.json": {"v": video}}, file, split, media_dir=True)
+            return RawSet({"raw.json": {"v": video, "w": video}}, file, split, media_dir=True)
         case "refcoco":
             files = {"refcoco/refs(unc).p": expressions.REFS[:3], "refcoco/instances.json": expressions.INSTANCES}
             return RawSet(files, {"refer_dir": ""}, {"dataset_name": "refcoco", "split": "testA"})
@@ -86,7 +86,8 @@ def raw_set(source: str) -> RawSet:
             item = {**dict.fromkeys(names, "x"), "question": "q?", "options": ["A. One.", "B. Two."], "answer": "B"}
             return RawSet({"raw.parquet": [item, {**item, "question_id": "é"}]}, {"annotations": "raw.parquet"})
         case "tempcompass":
-            return RawSet({"raw.json": {"123": {"action": [question, question]}}}, file, {"kind": "multi-choice"})
+            videos = {"123": {"action": [question, question]}, "124": {"speed": [question]}}
+            return RawSet({"raw.json": videos}, file, {"kind": "multi-choice"})
         case "egoschema":
             item = {"q_uid": "u", "question": "What?", **{f"option {i}": f"é {i}" for i in range(5)}}
             files = {"raw.json": [item, {**item, "q_uid": "w"}], "answers.json": {"u": 3, "w": 0}}

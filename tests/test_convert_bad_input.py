@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import resource
 
 import pytest
 from conftest import write_video
@@ -162,6 +163,14 @@ def test_integers_that_are_no_floats_are_malformed(tmp_path):
     assert out.summary["dropped"] == {"malformed": 1} and len(out.rows) == 1
 
 
+def test_a_pickle_that_wants_a_table_of_gigabytes(tmp_path, capsys):
+    """In a dict, the place 200,000,000 is one like any other."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    line = refusal(capsys, tmp_path, "refcoco", **{"refs(unc)": b"\x80\x02I1\nr\x00\xc2\xeb\x0b."})
+    assert "not a list of references" in line
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
 def test_half_a_surrogate_pair_is_no_sentence(tmp_path):
     refs = raw_set("refcoco").files["refcoco/refs(unc).p"]
     refs[1]["sentences"][0]["sent"] = "man \ud800"
@@ -196,7 +205,7 @@ def test_a_bad_name_is_dropped(name, with_media, tmp_path):
     write_video(tmp_path / "media/activitynet/v.mp4", count=20, fps=4)
     write_video(tmp_path / "v.mp4", count=20, fps=4)
     videos = raw_set("activitynet").files["raw.json"]
-    options = written(tmp_path, "activitynet", raw={name: videos["v"], **videos})
+    options = written(tmp_path, "activitynet", raw={name: videos["v"], "v": videos["v"]})
     out = converted(
         "activitynet", tmp_path / "o.jsonl", **options, **({"media_dir": tmp_path / "media"} if with_media else {})
     )
