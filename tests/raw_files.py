@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def raw_set(source: str) -> RawSet:
             return RawSet({"raw.json": {"v": video, "w": video}}, file, split, media_dir=True)
         case "refcoco":
             files = {"refcoco/refs(unc).p": expressions.REFS[:3], "refcoco/instances.json": expressions.INSTANCES}
-            return RawSet(files, {"refer_dir": ""}, {"dataset_name": "refcoco", "split": "testA"})
+            return RawSet(deepcopy(files), {"refer_dir": ""}, {"dataset_name": "refcoco", "split": "testA"})
         case "st-align":
             items = [st_align.item(), st_align.item(gpt="From <s> to <e>.", spatial_token={})]
             return RawSet({"raw.json": [{**item, "video_path": "v.mp4"} for item in items]}, file, media_dir=True)

@@ -4,9 +4,14 @@ WIDTH = 80
 
 
 def shortened(text: str, width: int = WIDTH) -> str:
-    """A text as one printable line, without its middle where it has more than `width` characters; its end may tell ids apart."""
-    if len(text) > width:
-        tail = width // 3
-        text = f"{text[: width - tail - 1]}…{text[-tail:]}"
+    """A text as one printable line of `width` characters at most, without its middle: its end, too, may tell ids apart."""
+    if len(text) <= width and len(line := _printable(text)) <= width:
+        return line
 
+    tail = width // 3
+    head = width - tail - 1
+    return f"{_printable(text[:head])[:head]}…{_printable(text[-tail:])[-tail:]}"
+
+
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -49,8 +49,7 @@ class Timeline:
     def frame_at(self, seconds: float) -> int:
         """The frame boundary nearest to a moment, in 0..num_frames."""
         if self.timestamps is None:
-            # A model or an annotation may say any number, one that is none included.
-            frame = round(min(max(0.0, seconds * self.fps), self.num_frames))
+            frame = round(min(max(seconds * self.fps, 0), self.num_frames))  # a model may write any number
         else:
             edges = np.append(self.timestamps, self.seconds(self.num_frames))
             frame = int(np.abs(edges - seconds).argmin())
