@@ -176,7 +176,7 @@ def test_half_a_surrogate_pair_is_no_sentence(tmp_path):
     refs[1]["sentences"][0]["sent"] = "man \ud800"
     raw = {"refs(unc)": pickle.dumps(refs, 2)}
     out = converted("refcoco", tmp_path / "o.jsonl", **written(tmp_path, "refcoco", **raw))
-    assert out.summary["dropped"] == {"malformed": 1} and len(out.rows) == 1
+    assert out.summary["dropped"] == {"malformed": 1} and len(out.rows) == 2
 
 
 BAD_NAMES = [
