@@ -7,7 +7,7 @@ QUICK ?=
 OUT ?= outputs/gpu_check
 STARTED := $(shell date +%s)
 
-.PHONY: install lock newest quickstart quickstart-all control gpu-wheels gpu-check test lint
+.PHONY: install lock newest quickstart quickstart-all control gpu-wheels gpu-check test fuzz lint
 
 INSTALLED := $(VENV)/.installed
 
@@ -60,6 +60,10 @@ gpu-check: $(if $(WHEELS),,$(INSTALLED))
 # On two cores ten minutes at most: two processes, each of one thread unless told otherwise, take whole files.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# Bad input in quantity, to find what no test knows yet; `test` draws a few examples of the same.
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest --hypothesis-profile=fuzz tests/test_fuzz_*.py
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

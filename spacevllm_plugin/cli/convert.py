@@ -7,9 +7,13 @@ from pathlib import Path
 
 from ..data.converters import SOURCES, Report, SourceError, convert, summary_path
 from ..data.output import destination
+from ..data.shortened import shortened
 from .errors import CommandError
 from .outputs import apart_from, check_outputs
 
+
+# A path, and a case or a parser's reason.
+MESSAGE_WIDTH = 500
 
 EXAMPLE = f"spacevllm-cli convert vidstg {SOURCES['vidstg'].example}"
 
@@ -59,7 +63,7 @@ def _convert(source_class: type, args: argparse.Namespace) -> None:
         source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})
         report = convert(source, args.out)
     except SourceError as err:
-        raise CommandError(str(err)) from None
+        raise CommandError(shortened(str(err), MESSAGE_WIDTH)) from None
 
     print(_table(report))
     if destination(args.out) is not None:

@@ -1,16 +1,22 @@
 """What a source of annotations is, and what it hands over: samples, repairs, and what had to be dropped."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..schema import Media, Target
+from ..shortened import shortened
+
+
+# Of the first case of a repair or a drop: an id, and what is wrong with it.
+CASE_WIDTH = 240
 
 
 class SourceError(Exception):
@@ -20,8 +26,11 @@ class SourceError(Exception):
 class Raw(BaseModel):
     """The part of a source's own record that is read; anything else in it is passed over."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
+
+# What a source counts or numbers: beyond it, seconds as floats could not tell neighbours apart.
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 RawT = TypeVar("RawT", bound=Raw)
 
@@ -34,7 +43,7 @@ class Sample:
         id: From content alone; the writer tells exact repetitions apart.
         task: `stvg`, `vtg`, `rec` or `qa`.
         query: The sentence, tidied.
-        medium: Path of the video or image, relative to the media folder.
+        medium: Path of the video or image below the source's `media_folder`; the writer drops what leads out of it.
         media: As in `AnnotationRow`.
         target: As in `AnnotationRow`.
         group: As in `AnnotationRow`.
@@ -80,7 +89,7 @@ class Report:
     def drop(self, reason: str, case: str) -> None:
         """Count an item that is left out."""
         self.dropped[reason] += 1
-        self.examples.setdefault(reason, case)
+        self._example(reason, case)
 
     def keep(self, row_id: str, repairs: set[str]) -> None:
         """Count a row that was written."""
@@ -88,7 +97,11 @@ class Report:
         self.repaired += bool(repairs)
         for reason in sorted(repairs):
             self.repairs[reason] += 1
-            self.examples.setdefault(reason, row_id)
+            self._example(reason, row_id)
+
+    def _example(self, reason: str, case: str) -> None:
+        if reason not in self.examples:
+            self.examples[reason] = shortened(case, CASE_WIDTH)
 
     def summary(self) -> dict[str, Any]:
         """Counts as written to `OUT.summary.json`."""
@@ -117,7 +130,7 @@ class Source(ABC):
 
     Attributes:
         name: As in `spacevllm-cli convert NAME`.
-        folder: Folder of its media below the media folder; paths in the rows start with it.
+        folder: Folder of its media below the media folder.
         example: Options of an example command.
     """
 
@@ -129,6 +142,11 @@ class Source(ABC):
     @abstractmethod
     def dataset(self) -> str:
         """Name of the entry in dataset_info.json."""
+
+    @property
+    def media_folder(self) -> str:
+        """What the paths in the rows start with: `folder`, unless an option names another."""
+        return self.folder
 
     @property
     def note(self) -> str | None:
@@ -152,15 +170,20 @@ def parse_raw(model: type[RawT], data: Any, report: Report, case: str) -> RawT |
     try:
         return model.model_validate_json(data) if isinstance(data, bytes) else model.model_validate(data)
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        report.drop("malformed", f"{case}: {place + ': ' if place else ''}{first['msg']}")
+        report.drop("malformed", f"{case}: {first_error(err)}")
         return None
+
+
+def first_error(err: ValidationError) -> str:
+    """The first thing that a model found wrong, and where, in a line that may be of any length."""
+    first = err.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 def existing(path: Path, what: str) -> Path:
     """The path; raises `SourceError` if there is nothing."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise SourceError(f"{what}: {path} does not exist")
 
     return path
@@ -168,4 +191,4 @@ def existing(path: Path, what: str) -> Path:
 
 def text_key(text: str) -> str:
     """A short name for a text, the same in every run."""
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=6).hexdigest()

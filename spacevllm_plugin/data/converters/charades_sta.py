@@ -1,14 +1,18 @@
 """Charades-STA."""
 
 import csv
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import TextIOWrapper
 from pathlib import Path
 
-from .base import Report, Sample, SourceError, existing, option, text_key
+from ..shortened import shortened
+from .base import Report, Sample, SourceError, option, text_key
 from .moments import MomentSource
+from .raw_text import raw_text
 from .streams import lines
 
 
@@ -44,17 +48,26 @@ class CharadesSTA(MomentSource):
         if self.lengths is None:
             return None
 
-        with open(existing(self.lengths, "--lengths"), newline="", encoding="utf-8", errors="replace") as file:
+        lengths = {}
+        with raw_text(self.lengths) as file:
+            reader = csv.DictReader(TextIOWrapper(file, "utf-8", errors="replace", newline=""))
             try:
-                return {row["id"]: float(row["length"]) for row in csv.DictReader(file)}
-            except (KeyError, TypeError, ValueError, csv.Error) as err:
-                raise SourceError(f"{self.lengths}: needs columns `id` and `length` ({err})") from None
+                if not {"id", "length"} <= set(reader.fieldnames or ()):
+                    raise SourceError(f"{self.lengths}: needs columns `id` and `length`")
+
+                for row in reader:
+                    lengths[row["id"]] = _seconds(row["length"])
+            except (ValueError, csv.Error) as err:
+                raise SourceError(f"{self.lengths}: line {reader.line_num}: {err}") from None
+
+        return lengths
 
     def samples(self, report: Report) -> Iterator[Sample]:
         """Read line by line."""
         lengths = self._lengths
         for number, line in lines(self.annotations):
-            match = LINE.fullmatch(line.decode(errors="replace"))
+            text = line.decode(errors="replace")
+            match = LINE.fullmatch(text)
             if match is None:
                 report.drop("malformed", f"line {number}")
                 continue
@@ -68,4 +81,21 @@ class CharadesSTA(MomentSource):
             length = lengths[video] if lengths is not None else None
             sample = self.moment(report, sample_id, f"{video}.mp4", sentence, [(float(start), float(end))], length)
             if sample is not None:
+                if "\ufffd" in text:
+                    sample.repairs.add("undecoded_characters")
+
                 yield sample
+
+
+def _seconds(length: str | None) -> float:
+    """A video's length as a number; raises `ValueError` where it is none that a video can have."""
+    try:
+        seconds = float(length or "")
+    except ValueError:
+        seconds = math.nan
+
+    # Written so that NaN fails it.
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"length {shortened(length or '')!r} is no number of seconds")
+
+    return seconds

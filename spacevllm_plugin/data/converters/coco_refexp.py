@@ -6,24 +6,24 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, option, parse_raw
+from .base import Raw, Report, Sample, Whole, option, parse_raw
 from .boxes import Box, xyxy
 from .expressions import NamedExpressionSource
 from .streams import DiskTable, json_items
 
 
 class _Annotation(Raw):
-    id: int
-    image_id: int | None = None
+    id: Whole
+    image_id: Whole | None = None
     bbox: Box
 
 
 class _Image(Raw):
-    id: int
+    id: Whole
     file_name: str
     caption: str
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Whole = Field(gt=0)
+    height: Whole = Field(gt=0)
 
 
 @dataclass(kw_only=True)

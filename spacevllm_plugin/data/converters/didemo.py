@@ -7,21 +7,21 @@ from pathlib import Path
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, option, parse_raw
+from .base import Raw, Report, Sample, Whole, option, parse_raw
 from .moments import MomentSource
 from .streams import json_items
 
 
 CHUNK_SECONDS = 5.0
-Chunks = tuple[int, int]
+Chunks = tuple[Whole, Whole]
 
 
 class _Item(Raw):
-    annotation_id: int | str
+    annotation_id: Whole | str
     description: str
     video: str
     times: list[Chunks] = Field(min_length=1)
-    num_segments: int = Field(gt=0)
+    num_segments: Whole = Field(gt=0)
 
 
 @dataclass(kw_only=True)
@@ -75,4 +75,5 @@ def consensus(times: list[Chunks]) -> Chunks:
 
 def _chunk_iou(a: Chunks, b: Chunks) -> float:
     common = min(a[1], b[1]) - max(a[0], b[0]) + 1
-    return max(common, 0) / (max(a[1], b[1]) - min(a[0], b[0]) + 1)
+    # Nothing in common is 0 of anything: two reversed spans may have no length together.
+    return common / (max(a[1], b[1]) - min(a[0], b[0]) + 1) if common > 0 else 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from .base import Raw, Report, Sample, option, parse_raw
+from .base import Raw, Report, Sample, Whole, option, parse_raw
 from .questions import QuestionSource
 from .streams import json_entries, json_items
 
@@ -25,6 +25,10 @@ class _Item(Raw):
     @property
     def options(self) -> list[str]:
         return [self.option_0, self.option_1, self.option_2, self.option_3, self.option_4]
+
+
+class _Answer(Raw):
+    right: Whole
 
 
 @dataclass(kw_only=True)
@@ -59,8 +63,11 @@ class EgoSchema(QuestionSource):
                 report.drop("answer_withheld", sample_id)
                 continue
 
-            sample = self.choice(
-                report, sample_id, f"{item.q_uid}.mp4", item.question, item.options, int(answers[item.q_uid])
-            )
+            answer = parse_raw(_Answer, {"right": answers[item.q_uid]}, report, f"{sample_id}: answer")
+            if answer is None:
+                continue
+
+            video = f"{item.q_uid}.mp4"
+            sample = self.choice(report, sample_id, video, item.question, item.options, answer.right)
             if sample is not None:
                 yield sample

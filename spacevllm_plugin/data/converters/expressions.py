@@ -18,6 +18,11 @@ class ExpressionSource(Source):
         "folder of the images below the media folder (default: %(default)s)", str, "coco/train2014"
     )
 
+    @property
+    def media_folder(self) -> str:
+        """What the paths in the rows start with."""
+        return self.image_folder
+
     def expression(
         self, report: Report, sample_id: str, image: str, size: tuple[int, int], sentence: str, box: Box
     ) -> Sample | None:
@@ -45,7 +50,7 @@ class ExpressionSource(Source):
             task="rec",
             group=self.dataset,
             query=query,
-            medium=f"{self.image_folder}/{image}",
+            medium=image,
             media=Media(width=size[0], height=size[1]),
             target=target,
             repairs=repairs,

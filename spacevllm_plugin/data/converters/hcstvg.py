@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..schema import Media
 from ..timeline import Timeline
-from .base import Raw, Report, Sample, Source, option, parse_raw
+from .base import Raw, Report, Sample, Source, Whole, option, parse_raw
 from .boxes import Box, fit_tube, xyxy
 from .streams import json_entries
 from .text import tidy
@@ -21,14 +21,14 @@ CLIP_SECONDS = 20
 
 class _Tube(Raw):
     bbox: list[Box]
-    st_frame: int
-    img_num: int = Field(gt=0)
+    st_frame: Whole
+    img_num: Whole = Field(gt=0)
 
 
 class _V1(_Tube):
     caption: str
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Whole = Field(gt=0)
+    height: Whole = Field(gt=0)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -37,7 +37,7 @@ class _V1(_Tube):
 
 class _V2(_Tube):
     caption: str = Field(validation_alias="English")
-    img_size: tuple[int, int]
+    img_size: tuple[Whole, Whole]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,7 +99,7 @@ class HCSTVG(Source):
             task="stvg",
             group="declarative",
             query=query,
-            medium=f"{self.folder}/{video}",
+            medium=video,
             media=Media(width=width, height=height, fps=fps, num_frames=raw.img_num),
             target=target,
             repairs=repairs,

@@ -1,5 +1,6 @@
 """What the temporal sets share: a span in seconds, and the video's own facts where the files are at hand."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from ..schema import Media, Target
 from ..video import MediaError, VideoInfo, VideoRef, probe
 from .base import Report, Sample, Source, existing, option
+from .media_name import is_media_name
 from .text import tidy
 
 
@@ -22,7 +24,8 @@ def find_video(folder: Path, name: str) -> str | None:
     # The annotated name may have no suffix but a dot.
     stems = (name, Path(name).stem) if Path(name).suffix.lower() in VIDEO_SUFFIXES else (name,)
     candidates = (name, *(stem + suffix for stem in stems for suffix in VIDEO_SUFFIXES))
-    return next((candidate for candidate in candidates if (folder / candidate).is_file()), None)
+    # Of a name that is too long, `os.path` says that there is no such file; a `Path` raises.
+    return next((candidate for candidate in candidates if os.path.isfile(folder / candidate)), None)
 
 
 def paired(
@@ -77,6 +80,9 @@ class MomentSource(Source):
         if not query:
             return report.drop("no_sentence", sample_id)
 
+        if not is_media_name(video):
+            return report.drop("bad_media_name", f"{sample_id}: {video}")
+
         info = None
         if self.media_dir is not None:
             folder = existing(self.media_dir / self.folder, "--media-dir")
@@ -106,7 +112,7 @@ class MomentSource(Source):
             id=sample_id,
             task="vtg",
             query=query,
-            medium=f"{self.folder}/{video}",
+            medium=video,
             media=_media(info),
             target=Target(
                 span_seconds=span,

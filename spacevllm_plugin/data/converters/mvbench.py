@@ -1,5 +1,6 @@
 """MVBench."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from ..schema import Media
 from ..video import MediaError, VideoRef, probe
 from .base import Raw, Report, Sample, existing, option, parse_raw
+from .media_name import is_media_name
 from .questions import QuestionSource
 from .streams import json_items
 
@@ -110,9 +112,9 @@ class MVBench(QuestionSource):
     def _find(self, task: str, item: _Item) -> tuple[str, VideoRef | None]:
         """The video's path below `folder`, and a reference to it where only a part of it is meant."""
         root = self.media_dir / self.folder
-        for place, folder in enumerate(FOLDERS[task]):
+        for place, folder in enumerate(FOLDERS[task] if is_media_name(item.video) else ()):
             for name in (folder, CONVERTED.get(folder), f"{LATER}/{folder}"):
-                if name is not None and (root / name / item.video).exists():
+                if name is not None and os.path.exists(root / name / item.video):
                     path = f"{name}/{item.video}"
                     frames = (root / path).is_dir()
                     ref = VideoRef(path=str(root / path), fps=TVQA_FPS if frames else None)

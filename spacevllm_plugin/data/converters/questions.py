@@ -48,12 +48,15 @@ class QuestionSource(Source):
         if not 0 <= right < len(options):
             return report.drop("answer_not_among_options", sample_id)
 
+        if len(options) > len(string.ascii_uppercase):
+            return report.drop("malformed", f"{sample_id}: {len(options)} options, more than letters")
+
         lines = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options)]
         return Sample(
             id=sample_id,
             task="qa",
             query=one_line(question),
-            medium=f"{self.folder}/{video}",
+            medium=video,
             media=media,
             target=None,
             group=group,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, option, parse_raw
+from .base import Raw, Report, Sample, Whole, option, parse_raw
 from .moments import MomentSource
 from .streams import lines
 
 
 class _Item(Raw):
-    qid: int | str
+    qid: Whole | str
     query: str
     duration: float = Field(gt=0)
     vid: str

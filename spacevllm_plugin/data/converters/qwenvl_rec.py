@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, option, parse_raw
+from .base import Raw, Report, Sample, Whole, option, parse_raw
 from .boxes import Box
 from .expressions import NamedExpressionSource
 from .streams import lines
@@ -16,8 +16,8 @@ class _Item(Raw):
     image: str
     sent: str
     bbox: Box
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Whole = Field(gt=0)
+    height: Whole = Field(gt=0)
 
 
 @dataclass(kw_only=True)

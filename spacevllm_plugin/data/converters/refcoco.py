@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, SourceError, existing, option, parse_raw
+from ..shortened import shortened
+from .base import Raw, Report, Sample, SourceError, Whole, existing, option, parse_raw
 from .boxes import Box, xyxy
 from .expressions import ExpressionSource
 from .plain_pickle import load_plain
@@ -18,26 +19,26 @@ SPLIT_MAKERS = {"refcoco": ("unc", "google"), "refcoco+": ("unc",), "refcocog": 
 
 
 class _Sentence(Raw):
-    sent_id: int
+    sent_id: Whole
     sent: str
 
 
 class _Ref(Raw):
-    ann_id: int
-    image_id: int
+    ann_id: Whole
+    image_id: Whole
     split: str
     sentences: list[_Sentence]
 
 
 class _Image(Raw):
-    id: int
+    id: Whole
     file_name: str
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Whole = Field(gt=0)
+    height: Whole = Field(gt=0)
 
 
 class _Annotation(Raw):
-    id: int
+    id: Whole
     bbox: Box
 
 
@@ -108,7 +109,7 @@ class RefCOCO(ExpressionSource):
         refs = [ref for ref in every if ref.split == self.split]
         if every and not refs:
             there = ", ".join(sorted({ref.split for ref in every}))
-            raise SourceError(f"{path}: no split {self.split!r}; it has {there}")
+            raise SourceError(f"{path}: no split {self.split!r}; it has {shortened(there)}")
 
         return refs
 
@@ -117,7 +118,8 @@ def _chosen(model: type[Raw], path: Path, prefix: str, ids: set[int], report: Re
     """Records of one list of instances.json by id; those that nobody asks for are passed over."""
     found = {}
     for item in json_items(path, prefix):
-        if isinstance(item, dict) and item.get("id") in ids:
+        # A list would have no hash to be looked up by.
+        if isinstance(item, dict) and isinstance(item.get("id"), int | float) and item["id"] in ids:
             raw = parse_raw(model, item, report, f"{prefix} {item['id']}")
             if raw is not None:
                 found[raw.id] = raw

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from ..schema import Media, Target
 from ..video import MediaError, VideoRef, probe
-from .base import Raw, Report, Sample, Source, existing, option, parse_raw, text_key
+from .base import Raw, Report, Sample, Source, Whole, existing, option, parse_raw, text_key
 from .boxes import Box, fit_tube, xyxy
+from .media_name import is_media_name
 from .moments import find_video
 from .streams import json_items
 from .text import tidy
@@ -21,11 +22,11 @@ MEDIUM = re.compile(r"\s*<(?:video|image)>\s*")
 
 
 class _Meta(Raw):
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
-    split: tuple[int, int]
-    time_token: dict[str, int] = {}
-    spatial_token: dict[str, dict[int, Box] | list] = {}
+    width: Whole = Field(gt=0)
+    height: Whole = Field(gt=0)
+    split: tuple[Whole, Whole]
+    time_token: dict[str, Whole] = {}
+    spatial_token: dict[str, dict[Whole, Box] | list] = {}
 
 
 class _Turn(Raw):
@@ -84,6 +85,12 @@ class STAlign(Source):
 
         span = times["<s>"], times["<e>"] + 1
         sample_id = f"{case}/{task}/{span[0]}-{span[1] - 1}"
+        if not is_media_name(raw.video_path):
+            return report.drop("bad_media_name", sample_id)
+
+        if not tidy(question):
+            return report.drop("no_sentence", sample_id)
+
         video = find_video(folder, raw.video_path)
         if video is None:
             return report.drop("no_video", f"{sample_id}: {self.folder}/{raw.video_path}")
@@ -116,7 +123,7 @@ class STAlign(Source):
             task=task,
             query=tidy(question),
             question=question,
-            medium=f"{self.folder}/{video}",
+            medium=video,
             media=Media(
                 width=raw.meta.width,
                 height=raw.meta.height,

@@ -5,70 +5,53 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ijson
 from tqdm import tqdm
 
 from .base import SourceError
+from .raw_text import JSONBytes, raw_text
 
 
 def json_items(path: Path, prefix: str = "item") -> Iterator[Any]:
     """Items of a JSON array: the whole file's, or the one under a key (`images.item`)."""
-    with _bar(path) as bar, _open(path) as file, _one_line(path):
-        yield from ijson.items(tqdm_reader(file, bar), prefix, use_float=True)
+    with _json(path) as file:
+        yield from ijson.items(file, prefix, use_float=True)
 
 
 def json_entries(path: Path) -> Iterator[tuple[str, Any]]:
     """Keys and values of a file that holds one JSON object."""
-    with _bar(path) as bar, _open(path) as file, _one_line(path):
-        yield from ijson.kvitems(tqdm_reader(file, bar), "", use_float=True)
+    with _json(path) as file:
+        yield from ijson.kvitems(file, "", use_float=True)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, and their numbers from 1."""
-    with _bar(path) as bar, _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            bar.update(len(line))
-            if line.strip():
-                yield number, line.strip()
+    """Lines that are not blank, and their numbers from 1; a line may end as on any system."""
+    with raw_text(path) as file, _bar(path) as bar:
+        number = 0
+        for part in file:
+            bar.update(len(part))
+            for line in part.splitlines():
+                number += 1
+                if line.strip():
+                    yield number, line.strip()
 
 
-def tqdm_reader(file: BinaryIO, bar: tqdm) -> "_Reader":
-    """A file whose reads move a bar."""
-    return _Reader(file, bar)
-
-
-class _Reader:
-    def __init__(self, file: BinaryIO, bar: tqdm) -> None:
-        self.file, self.bar = file, bar
-
-    def read(self, size: int = -1) -> bytes:
-        data = self.file.read(size)
-        self.bar.update(len(data))
-        return data
+@contextmanager
+def _json(path: Path) -> Iterator[JSONBytes]:
+    with raw_text(path) as file, _bar(path) as bar:
+        try:
+            yield JSONBytes(path, file, bar)
+        except ijson.JSONError as err:
+            # Bytes where the parser has cut its excerpt through a character.
+            reason = err.args[0].decode(errors="replace") if isinstance(err.args[0], bytes) else str(err)
+            raise SourceError(f"{path}: not valid JSON ({reason.strip().splitlines()[0]})") from None
 
 
 def _bar(path: Path) -> tqdm:
     size = path.stat().st_size if path.is_file() else None
     return tqdm(desc=path.name, total=size, unit="B", unit_scale=True, mininterval=0.5)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with open(path, "rb") as file:
-            yield file
-    except OSError as err:
-        raise SourceError(f"{path}: {err.strerror or err}") from None
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ijson.JSONError as err:
-        raise SourceError(f"{path}: not valid JSON ({str(err).strip().splitlines()[0]})") from None
 
 
 class DiskTable:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from .base import Raw, Report, Sample, option, parse_raw
+from .base import Raw, Report, Sample, Whole, option, parse_raw
 from .moments import MomentSource, paired
 from .streams import json_entries
 
@@ -15,7 +15,7 @@ class _Video(Raw):
     timestamps: list[tuple[float, float]]
     sentences: list[str]
     fps: float = Field(gt=0)
-    num_frames: int = Field(gt=0)
+    num_frames: Whole = Field(gt=0)
 
 
 @dataclass(kw_only=True)

@@ -61,11 +61,15 @@ class TempCompass(QuestionSource):
                         continue
 
                     text = item.question.strip()
+                    if not text:
+                        report.drop("no_question", sample_id)
+                        continue
+
                     yield Sample(
                         id=sample_id,
                         task="qa",
-                        query=text.splitlines()[0] if text else "",
-                        medium=f"{self.folder}/{video}.mp4",
+                        query=text.splitlines()[0],
+                        medium=f"{video}.mp4",
                         media=None,
                         target=None,
                         group=dimension,

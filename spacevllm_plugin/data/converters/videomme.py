@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..shortened import shortened
 from .base import Raw, Report, Sample, SourceError, existing, option, parse_raw
 from .questions import QuestionSource
 
@@ -41,17 +42,20 @@ class VideoMME(QuestionSource):
         """Name of the entry in dataset_info.json."""
         return "videomme"
 
-    def samples(self, report: Report) -> Iterator[Sample]:
-        """Read row by row."""
-        import pyarrow
+    def _table(self) -> list[dict]:
         import pyarrow.parquet
 
-        try:
-            table = pyarrow.parquet.read_table(existing(self.annotations, "--annotations"))
-        except (pyarrow.ArrowException, OSError) as err:
-            raise SourceError(f"{self.annotations}: not a Parquet file ({str(err).splitlines()[0]})") from None
+        with open(existing(self.annotations, "--annotations"), "rb") as file:
+            try:
+                return pyarrow.parquet.read_table(file, columns=list(_Item.model_fields)).to_pylist()
+            # What a broken file raises is whatever its reader runs into.
+            except Exception as err:
+                reason = shortened(" ".join(str(err).split())) or type(err).__name__
+                raise SourceError(f"{self.annotations}: not a Parquet file ({reason})") from None
 
-        for number, data in enumerate(table.to_pylist()):
+    def samples(self, report: Report) -> Iterator[Sample]:
+        """Read row by row."""
+        for number, data in enumerate(self._table()):
             item = parse_raw(_Item, data, report, f"row {number}")
             if item is None:
                 continue
@@ -63,7 +67,7 @@ class VideoMME(QuestionSource):
                 item.question,
                 # Each option carries its own letter: "A. Apples."
                 [text.removeprefix(f"{letter}.") for letter, text in zip(LETTERS, item.options)],
-                LETTERS.find(item.answer) if item.answer else -1,
+                LETTERS.find(item.answer) if len(item.answer) == 1 else -1,
                 tags={name: getattr(item, name) for name in ("duration", "domain", "sub_category", "task_type")},
             )
             if sample is not None:

@@ -1,6 +1,5 @@
 """VidSTG joined with VidOR's boxes."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -8,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from ..schema import Media
 from ..timeline import Timeline
-from .base import Raw, Report, Sample, Source, SourceError, existing, option, parse_raw
+from .base import Raw, Report, Sample, Source, SourceError, Whole, existing, option, parse_raw
 from .boxes import Box, fit_tube
+from .raw_text import raw_text
 from .streams import json_items
 from .text import tidy
 
@@ -24,27 +25,27 @@ GROUPS = (("captions", "declarative"), ("questions", "interrogative"))
 
 
 class _Segment(Raw):
-    begin_fid: int
-    end_fid: int
+    begin_fid: Whole
+    end_fid: Whole
 
 
 class _Relation(Raw):
-    subject_tid: int
-    object_tid: int
+    subject_tid: Whole
+    object_tid: Whole
     predicate: str
 
 
 class _Sentence(Raw):
     description: str
-    target_id: int
+    target_id: Whole
 
 
 class _Entry(Raw):
     vid: str
-    frame_count: int = Field(gt=0)
+    frame_count: Whole = Field(gt=0)
     fps: float = Field(gt=0)
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    width: Whole = Field(gt=0)
+    height: Whole = Field(gt=0)
     used_segment: _Segment
     used_relation: _Relation
     temporal_gt: _Segment
@@ -58,7 +59,7 @@ class _Video:
 
     Attributes:
         path: `folder/vid.mp4`.
-        tubes: For each object its frames and boxes, `generated` ones too.
+        tubes: For each object its frames, increasing, and boxes, `generated` ones too.
     """
 
     path: str
@@ -151,7 +152,9 @@ def _sample(
         return report.drop("empty_span", sample_id)
 
     tube = video.tubes.get(sentence.target_id, {})
-    wanted = ((frame, tube[frame]) for frame in range(*span) if frame in tube)
+    # A span may be annotated of any length, so it is not gone through beyond the last box.
+    last = min(span[1], next(reversed(tube), -1) + 1)
+    wanted = ((frame, tube[frame]) for frame in range(span[0], last) if frame in tube)
     # STCAT's loader takes the box at `end_fid` for the tube's last one.
     behind = [(span[1], tube[span[1]])] if span[1] in tube and span[1] < clip[1] else []
     target = fit_tube(wanted, entry.width, entry.height, repairs, behind)
@@ -169,7 +172,7 @@ def _sample(
         group=group,
         interrogative=group == "interrogative",
         query=query,
-        medium=f"{VidSTG.folder}/{video.path}",
+        medium=video.path,
         media=Media(width=entry.width, height=entry.height, fps=entry.fps, num_frames=entry.frame_count, clip=clip),
         target=target,
         repairs=repairs,
@@ -179,7 +182,9 @@ def _sample(
 def _read_video(path: Path) -> _Video | str:
     """One VidOR file, or one line that says why it cannot be read."""
     try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
+        with raw_text(path) as file:
+            data: dict[str, Any] = from_json(file.read())
+
         tubes: dict[int, dict[int, Box]] = {}
         for frame, objects in enumerate(data["trajectories"]):
             for item in objects:
@@ -187,6 +192,11 @@ def _read_video(path: Path) -> _Video | str:
                 corners = tuple(float(box[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
                 tubes.setdefault(item["tid"], {})[frame] = corners
 
+        if not isinstance(data["video_path"], str):
+            raise TypeError("video_path is no text")
+
         return _Video(data["video_path"], tubes)
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except SourceError as err:
+        return str(err)
+    except (ValueError, KeyError, TypeError, OverflowError) as err:
         return f"{path.name}: {type(err).__name__} {err}"

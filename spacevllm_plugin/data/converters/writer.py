@@ -8,11 +8,14 @@ from typing import BinaryIO
 
 from filelock import FileLock
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from ..output import Outputs, destination, replaced
 from ..prompts import answer, instruction
 from ..schema import VISUAL_TAGS, AnnotationRow, Message, dump_row
-from .base import Report, Sample, Source, SourceError
+from .base import Report, Sample, Source, SourceError, first_error
+from .media_name import is_media_name
+from .raw_text import raw_text
 from .streams import DiskTable
 
 
@@ -49,16 +52,20 @@ def _write_rows(source: Source, file: BinaryIO) -> Report:
     report = Report()
     with DiskTable() as seen:
         for sample in source.samples(report):
-            sample.id = _told_apart(sample.id, seen)
-            try:
-                row = phrase(sample)
-            except ValidationError as err:
-                message = err.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-                report.drop("invalid", f"{sample.id}: {message}")
+            if not is_media_name(sample.medium):
+                report.drop("bad_media_name", f"{sample.id}: {sample.medium}")
                 continue
 
-            file.write((dump_row(row) + "\n").encode())
-            report.keep(sample.id, sample.repairs)
+            sample.id = _told_apart(sample.id, seen)
+            try:
+                row = phrase(sample, source.media_folder)
+                file.write((dump_row(row) + "\n").encode())
+            except ValidationError as err:
+                report.drop("invalid", f"{sample.id}: {first_error(err)}")
+            except UnicodeEncodeError:
+                report.drop("malformed", f"{sample.id}: it holds halves of surrogate pairs, which are no characters")
+            else:
+                report.keep(sample.id, sample.repairs)
 
     if not report.kept:
         why = ", ".join(f"{reason} {count}" for reason, count in report.dropped.most_common())
@@ -77,8 +84,8 @@ def summary_path(out: Path) -> Path:
     return out.with_name(out.name + ".summary.json")
 
 
-def phrase(sample: Sample) -> AnnotationRow:
-    """The row of a sample: its id decides the wording of question and answer."""
+def phrase(sample: Sample, folder: str) -> AnnotationRow:
+    """The row of a sample whose medium lies in a folder: its id decides the wording of question and answer."""
     column = "images" if sample.task == "rec" else "videos"
     question = sample.question or instruction(sample.task, sample.query, sample.id, sample.interrogative)
     reply = sample.reply or answer(sample.task, sample.target.span_seconds, sample.id)
@@ -94,13 +101,14 @@ def phrase(sample: Sample) -> AnnotationRow:
         media=sample.media,
         target=sample.target,
         tags=sample.tags,
-        **{column: [sample.medium]},
+        **{column: [f"{folder}/{sample.medium}"]},
     )
 
 
 def _told_apart(row_id: str, seen: DiskTable) -> str:
     """The id, with `#2`, `#3`, … where the source repeats an item to the letter: official counts include repetitions."""
-    key = int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), signed=True)
+    digest = hashlib.blake2b(row_id.encode(errors="surrogatepass"), digest_size=8).digest()
+    key = int.from_bytes(digest, signed=True)
     times = (seen.get(key) or 0) + 1
     seen[key] = times
     return row_id if times == 1 else f"{row_id}#{times}"
@@ -111,7 +119,8 @@ def _read_info(info_file: Path) -> dict:
         return {}
 
     try:
-        info = json.loads(info_file.read_text(encoding="utf-8"))
+        with raw_text(info_file) as file:
+            info = from_json(file.read())
     except ValueError as err:
         raise SourceError(f"{info_file}: not valid JSON ({err})") from None
 
