@@ -68,7 +68,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["spacevllm_plugin", "spacevllm_plugin.*"]),
-    package_data={"spacevllm_plugin.benchmark": ["published.json"]},
+    package_data={"spacevllm_plugin.scoreboard": ["published.json"]},
     # Lower bounds are what constraints/oldest.txt ran with, upper bounds end where nothing newer was seen to run;
     # `make newest` tries what lies beyond them.
     install_requires=[
@@ -124,7 +124,7 @@ setup(
     entry_points={
         "console_scripts": ["spacevllm-cli = spacevllm_plugin.cli.main:main"],
         "llamafactory.plugins": ["spacevllm = spacevllm_plugin:register"],
-        "lmms_eval.models": ["spacevllm = spacevllm_plugin.inference.lmms_eval:manifest"],
+        "lmms_eval.models": ["spacevllm = spacevllm_plugin.lmms_eval:manifest"],
     },
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
 )

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from spacevllm_plugin.data.converters import SOURCES, convert
+from spacevllm_plugin.converters import SOURCES, convert
 
 
 FRAMES = 300

@@ -15,9 +15,9 @@ from PIL import Image
 from runs import command
 
 from spacevllm_plugin.backbones.tiny import make_tiny
-from spacevllm_plugin.benchmark.ranks import own_gpu
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.schema import PredictionRow, read_rows
+from spacevllm_plugin.scoreboard.ranks import own_gpu
 
 
 VIDEOS = 7

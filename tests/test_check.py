@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import changed, write_image, write_video
 
+from spacevllm_plugin.check.library import CRASHED, Library
+from spacevllm_plugin.check.media import Fault, Job
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.check.library import CRASHED, Library
-from spacevllm_plugin.data.check.media import Fault, Job
 from spacevllm_plugin.data.facts import Facts
 from spacevllm_plugin.data.output import replaced
 from spacevllm_plugin.data.schema import read_rows

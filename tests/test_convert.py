@@ -13,9 +13,9 @@ import pytest
 from converting import converted, run_convert, write_json
 
 from spacevllm_plugin.cli.main import main
-from spacevllm_plugin.data.converters import SOURCES, convert
-from spacevllm_plugin.data.converters.boxes import fit_box
-from spacevllm_plugin.data.converters.text import tidy
+from spacevllm_plugin.converters import SOURCES, convert
+from spacevllm_plugin.converters.boxes import fit_box
+from spacevllm_plugin.converters.text import tidy
 from spacevllm_plugin.data.prompts import ANSWERS, INSTRUCTIONS, answer, instruction
 from spacevllm_plugin.data.schema import AnnotationRow, RowError, parse_row
 from spacevllm_plugin.data.span_parser import read_span

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_files import encoded, raw_set
 
-from spacevllm_plugin.data.converters.media_name import is_media_name
-from spacevllm_plugin.data.converters.raw_text import Depth
+from spacevllm_plugin.converters.media_name import is_media_name
+from spacevllm_plugin.converters.raw_text import Depth
 
 
 def written(folder, source, **files):

@@ -6,7 +6,7 @@ import pytest
 from conftest import write_video
 from converting import converted, run_convert, write_json
 
-from spacevllm_plugin.data.converters.didemo import consensus
+from spacevllm_plugin.converters.didemo import consensus
 from spacevllm_plugin.data.schema import AnnotationRow, PredictionRow, RowError
 from spacevllm_plugin.evaluation import evaluate
 

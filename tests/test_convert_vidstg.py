@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 from converting import converted, run_convert, write_json
 
-from spacevllm_plugin.data.converters import SOURCES, convert
+from spacevllm_plugin.converters import SOURCES, convert
 
 
 def entry(vid="3598080384", clip=(10, 29), span=(12, 20), captions=None, questions=(), **changes):

@@ -18,7 +18,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from raw_files import encoded, raw_set
 
-from spacevllm_plugin.data.converters import SOURCES
+from spacevllm_plugin.converters import SOURCES
 from spacevllm_plugin.data.schema import parse_row
 
 

@@ -45,7 +45,7 @@ def adapter(model):
     from lmms_eval.models.registry_v2 import ModelRegistryV2
 
     registry = ModelRegistryV2()
-    point = EntryPoint("spacevllm", "spacevllm_plugin.inference.lmms_eval:manifest", "lmms_eval.models")
+    point = EntryPoint("spacevllm", "spacevllm_plugin.lmms_eval:manifest", "lmms_eval.models")
     for manifest in registry._coerce_payload_to_manifests(point.load()):
         registry.register_manifest(manifest)
 

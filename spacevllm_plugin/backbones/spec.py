@@ -3,17 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
 from ..versions import installed
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
-
-    from .prompter import Prompter
 
 
 # Before a plain backbone's model type, this is the model type of a SpaceVLLM checkpoint on it.
@@ -85,23 +79,23 @@ class BackboneSpec:
         return PREFIX + self.name
 
     @property
-    def config_class(self) -> "type[PreTrainedConfig]":
-        """The config class; imports it."""
+    def config_class(self) -> type:
+        """The config class (a transformers `PreTrainedConfig`); imports it."""
         return self._load(self.config)
 
     @property
-    def model_class(self) -> "type[PreTrainedModel]":
-        """The model class; imports it."""
+    def model_class(self) -> type:
+        """The model class (a transformers `PreTrainedModel`); imports it."""
         return self._load(self.model)
 
     @property
-    def prompter_class(self) -> "type[Prompter]":
-        """The prompter class; imports it."""
+    def prompter_class(self) -> type:
+        """The prompter class (a `backbones.prompter.Prompter`); imports it."""
         return self._load(self.prompter)
 
     @property
-    def build_tiny(self) -> "Callable[..., tuple[PreTrainedModel, ProcessorMixin]]":
-        """The builder of tiny checkpoints; imports it."""
+    def build_tiny(self) -> Callable[..., tuple]:
+        """The builder of tiny checkpoints: from a corpus to a stock model and its processor; imports it."""
         return self._load(self.tiny)
 
     def find_problem(self) -> str | None:
@@ -112,5 +106,5 @@ class BackboneSpec:
 
         return f"{self.title} needs transformers{self.transformers}; installed is {version}"
 
-    def _load(self, place: str):
+    def _load(self, place: str) -> Any:
         return resolve_name(f"{self.package}.{place}")

@@ -18,7 +18,7 @@ EXAMPLE = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    from ..benchmark import BENCHMARKS
+    from ..scoreboard import BENCHMARKS
 
     parser.add_argument("name", choices=[*BENCHMARKS, "all"], metavar="NAME", help=f"{', '.join(BENCHMARKS)}, or all")
     add_model_arguments(parser)
@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run one benchmark, or all that are found."""
-    from ..benchmark import BENCHMARKS
-    from ..benchmark.ranks import join
+    from ..scoreboard import BENCHMARKS
+    from ..scoreboard.ranks import join
 
     if args.limit is not None and args.limit < 1 or args.batch_size < 1:
         raise UsageError("--limit and --batch-size take numbers above 0")
@@ -76,9 +76,9 @@ def _loader(args: argparse.Namespace):
 
 
 def _run_one(args: argparse.Namespace, ranks, name: str, out: Path, engine) -> dict | None:
-    from ..benchmark import BENCHMARKS, Run
-    from ..benchmark.settings import Settings, SettingsError
-    from ..data.converters import SourceError
+    from ..converters import SourceError
+    from ..scoreboard import BENCHMARKS, Run
+    from ..scoreboard.settings import Settings, SettingsError
 
     settings = Settings(
         model=args.model,
@@ -96,15 +96,15 @@ def _run_one(args: argparse.Namespace, ranks, name: str, out: Path, engine) -> d
 
 def _print_report(report: dict | None, out: Path) -> None:
     if report is not None:
-        from ..benchmark.overview import overview_table
+        from ..scoreboard.overview import overview_table
 
         print(overview_table([report]))
         print(", ".join(f"{name} {count}" for name, count in report["counts"].items()) + f": {out / 'report.md'}")
 
 
 def _run_all(args: argparse.Namespace, ranks) -> None:
-    from ..benchmark import BENCHMARKS
-    from ..benchmark.overview import write_overview
+    from ..scoreboard import BENCHMARKS
+    from ..scoreboard.overview import write_overview
 
     missing = {name: paths for name, b in BENCHMARKS.items() if (paths := b.missing(args.data_dir))}
     found = [name for name in BENCHMARKS if name not in missing]

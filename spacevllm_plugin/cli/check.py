@@ -5,8 +5,8 @@ import json
 import os
 from pathlib import Path
 
-from ..data.check import CheckOptions, Report, check_file
-from ..data.check.media import Reading
+from ..check import CheckOptions, Report, check_file
+from ..check.media import Reading
 from ..data.output import Outputs
 from .errors import CommandError
 from .outputs import apart_from, check_outputs

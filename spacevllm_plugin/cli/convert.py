@@ -5,7 +5,7 @@ import inspect
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from ..data.converters import SOURCES, Report, SourceError, convert, summary_path
+from ..converters import SOURCES, Report, SourceError, convert, summary_path
 from ..data.output import destination
 from ..data.shortened import shortened
 from .errors import CommandError

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..shortened import shortened
+from ..data.shortened import shortened
 from .base import Raw, Report, Sample, SourceError, existing, option, parse_raw
 from .questions import QuestionSource
 

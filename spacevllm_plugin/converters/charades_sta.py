@@ -9,7 +9,7 @@ from functools import cached_property
 from io import TextIOWrapper
 from pathlib import Path
 
-from ..shortened import shortened
+from ..data.shortened import shortened
 from .base import Report, Sample, SourceError, option, text_key
 from .moments import MomentSource
 from .raw_text import raw_text

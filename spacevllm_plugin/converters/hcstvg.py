@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ..schema import Media
-from ..timeline import Timeline
+from ..data.schema import Media
+from ..data.timeline import Timeline
 from .base import Raw, Report, Sample, Source, Whole, option, parse_raw
 from .boxes import Box, fit_tube, xyxy
 from .streams import json_entries

@@ -2,21 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.converters.writer import convert, summary_path
+from ..converters.writer import convert, summary_path
 from ..data.jsonl import append_lines
 from ..data.output import appended, replaced
-from ..data.schema import AnnotationRow, read_rows
 from ..inference.predictor import finished, predict_rows
-from .catalogue import Benchmark
+from .folder import RunFolder
 from .ranks import Ranks
 from .report import write_report
-from .settings import Settings
 
 
 if TYPE_CHECKING:
@@ -24,38 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Run:
+class Run(RunFolder):
     """A benchmark, a model and a folder.
 
     Attributes:
-        benchmark: What is run.
-        settings: What it is run with.
-        data_dir: Holds `raw` and `media`.
-        out: Folder of the run: `rows/`, `predictions.jsonl`, `settings.json`, `sessions.jsonl`, `report.json`,
-            `report.md`, `figures/`, `worst/`.
         ranks: The processes that share the work.
     """
 
-    benchmark: Benchmark
-    settings: Settings
-    data_dir: Path
-    out: Path
     ranks: Ranks = Ranks()
-
-    @property
-    def media_dir(self) -> Path:
-        """Where the rows' paths start."""
-        return self.data_dir / "media"
-
-    @property
-    def predictions(self) -> Path:
-        """All predictions of earlier sessions; at the end of all rows, in their order."""
-        return self.out / "predictions.jsonl"
-
-    def rows(self) -> Iterator[AnnotationRow]:
-        """The rows of all parts in order, up to the limit."""
-        files = [self._rows_file(source) for source in self._sources()]
-        return islice((row for file in files for row in read_rows(file)), self.settings.limit)
 
     def __call__(self, engine: Callable[[], "Engine"]) -> dict[str, Any] | None:
         """Convert, predict, score, report.
@@ -104,27 +76,10 @@ class Run:
 
         return report
 
-    def summaries(self) -> dict[str, dict]:
-        """What became of the raw items: for each part the counts of its conversion."""
-        parts = {}
-        for source in self._sources():
-            summary = json.loads(summary_path(self._rows_file(source)).read_text(encoding="utf-8"))
-            parts[source.dataset] = {name: summary[name] for name in ("rows", "repaired", "dropped")}
-            if source.note:
-                parts[source.dataset]["note"] = source.note
-
-        return parts
-
-    def _sources(self) -> list:
-        return self.benchmark.sources(self.data_dir / "raw", self.media_dir)
-
-    def _rows_file(self, source: Any) -> Path:
-        return self.out / "rows" / f"{source.dataset}.jsonl"
-
     def _convert(self) -> None:
         """Rows of each part, unless an earlier session has written them (the summary comes last)."""
-        for source in self._sources():
-            file = self._rows_file(source)
+        for source in self.sources():
+            file = self.rows_file(source)
             if not (file.exists() and summary_path(file).exists()):
                 convert(source, file)
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..schema import Media, Target
-from ..shortened import shortened
+from ..data.schema import Media, Target
+from ..data.shortened import shortened
 
 
 # Of the first case of a repair or a drop: an id, and what is wrong with it.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ..shortened import shortened
+from ..data.shortened import shortened
 from .base import Raw, Report, Sample, SourceError, Whole, existing, option, parse_raw
 from .boxes import Box, xyxy
 from .expressions import ExpressionSource

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from ..facts import Facts
-from ..rules import Clock
-from ..schema import RowFields
-from ..span_parser import rewrite_span, says_span
-from ..tube import interpolate_boxes
+from ..data.facts import Facts
+from ..data.rules import Clock
+from ..data.schema import RowFields
+from ..data.span_parser import rewrite_span, says_span
+from ..data.tube import interpolate_boxes
 
 
 # A box may leave the frame by this much of its side (or this many pixels) and still be one that was drawn too large;

@@ -1,17 +1,14 @@
 """The items a model did worst on, as pictures."""
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.schema import PredictionRow, read_rows
 from ..data.video import MediaError
 from ..evaluation import EvaluationResult
 from ..inference.draw_row import draw_row, file_name
 from ..inference.render import tube_from_prediction, tube_from_target
-
-
-if TYPE_CHECKING:
-    from .run import Run
+from .folder import RunFolder
 
 
 COUNT = 6
@@ -19,7 +16,7 @@ COUNT = 6
 ORDER = {"stvg": ("vIoU", "tIoU", "sIoU"), "vtg": ("IoU",), "rec": ("IoU",)}
 
 
-def draw_worst(run: "Run", result: EvaluationResult) -> list[dict[str, Any]]:
+def draw_worst(run: RunFolder, result: EvaluationResult) -> list[dict[str, Any]]:
     """Draw the worst answered items into `worst/`; those without an answer have nothing to show.
 
     Returns:
@@ -47,7 +44,7 @@ def draw_worst(run: "Run", result: EvaluationResult) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(run: "Run", number: int, row: Any, prediction: PredictionRow, scores: dict) -> dict[str, Any]:
+def _draw(run: RunFolder, number: int, row: Any, prediction: PredictionRow, scores: dict) -> dict[str, Any]:
     entry = {"id": row.id, **scores, "text": prediction.text}
     stem = run.out / "worst" / f"{number:02}_{file_name(row.id)}"
     tubes = [tube_from_target(row), tube_from_prediction(prediction)]

@@ -3,7 +3,7 @@
 import string
 from dataclasses import dataclass
 
-from ..schema import Media
+from ..data.schema import Media
 from .base import Report, Sample, Source
 
 

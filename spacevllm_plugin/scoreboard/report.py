@@ -1,26 +1,23 @@
 """The report of a run: scores, figures, pictures of the worst items."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.output import Outputs
 from ..data.schema import PredictionRow, read_rows
 from ..evaluation import EvaluationResult, evaluate
 from ..evaluation.intervals import LEVEL, RESAMPLES
 from .figures import draw_figures
+from .folder import RunFolder
 from .markdown import render
 from .published import published
 from .worst import draw_worst
 
 
-if TYPE_CHECKING:
-    from .run import Run
-
-
 SEED = 0
 
 
-def write_report(run: "Run") -> dict[str, Any]:
+def write_report(run: RunFolder) -> dict[str, Any]:
     """Score a run's predictions and write `report.json`, `report.md` and the pictures.
 
     Nothing in it depends on when, where or in how many sessions the run was made: times are in `sessions.jsonl`.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..shortened import shortened
+from ..data.shortened import shortened
 
 
 EXAMPLES = 3

@@ -1,17 +1,12 @@
 """Figures of a report."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.output import replaced
 from ..evaluation import EvaluationResult
 from ..evaluation.protocols.native import REC_THRESHOLD, STVG_THRESHOLDS, VTG_THRESHOLDS
-
-
-if TYPE_CHECKING:
-    from .run import Run
+from .folder import RunFolder
 
 
 BINS = np.linspace(0, 1, 21)
@@ -29,7 +24,7 @@ DISTRIBUTIONS = {
 AGAINST_LENGTH = {"stvg": "tIoU", "vtg": "IoU"}
 
 
-def draw_figures(run: "Run", result: EvaluationResult) -> list[str]:
+def draw_figures(run: RunFolder, result: EvaluationResult) -> list[str]:
     """Draw what the task allows into `figures/`; the paths below the run's folder."""
     folder = run.out / "figures"
     title = f"{run.benchmark.name}, protocol {result.protocol}, {len(result.items)} items"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..schema import Media, Target
-from ..video import MediaError, VideoInfo, VideoRef, probe
+from ..data.schema import Media, Target
+from ..data.video import MediaError, VideoInfo, VideoRef, probe
 from .base import Report, Sample, Source, existing, option
 from .media_name import is_media_name
 from .text import tidy

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from ..shortened import shortened
+from ..data.shortened import shortened
 from .base import SourceError, existing
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..schema import Media
+from ..data.schema import Media
 from .base import Report, Sample, Source, option, text_key
 from .boxes import Box, fit_tube
 from .text import tidy

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import Field
 from pydantic_core import from_json
 
-from ..schema import Media
-from ..timeline import Timeline
+from ..data.schema import Media
+from ..data.timeline import Timeline
 from .base import Raw, Report, Sample, Source, SourceError, Whole, existing, option, parse_raw
 from .boxes import Box, fit_tube
 from .raw_text import raw_text

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..schema import Media
-from ..video import MediaError, VideoRef, probe
+from ..data.schema import Media
+from ..data.video import MediaError, VideoRef, probe
 from .base import Raw, Report, Sample, existing, option, parse_raw
 from .media_name import is_media_name
 from .questions import QuestionSource

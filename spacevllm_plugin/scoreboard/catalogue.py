@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.converters.base import Source
-from ..data.converters.charades_sta import CharadesSTA
-from ..data.converters.egoschema import EgoSchema
-from ..data.converters.hcstvg import HCSTVG1, HCSTVG2
-from ..data.converters.mvbench import MVBench
-from ..data.converters.refcoco import RefCOCO
-from ..data.converters.tempcompass import KINDS, TempCompass
-from ..data.converters.videomme import VideoMME
-from ..data.converters.vidstg import VidSTG
+from ..converters.base import Source
+from ..converters.charades_sta import CharadesSTA
+from ..converters.egoschema import EgoSchema
+from ..converters.hcstvg import HCSTVG1, HCSTVG2
+from ..converters.mvbench import MVBench
+from ..converters.refcoco import RefCOCO
+from ..converters.tempcompass import KINDS, TempCompass
+from ..converters.videomme import VideoMME
+from ..converters.vidstg import VidSTG
 from ..evaluation import Rules
 
 

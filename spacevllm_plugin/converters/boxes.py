@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from ..schema import Target
+from ..data.schema import Target
 
 
 Box = tuple[float, float, float, float]

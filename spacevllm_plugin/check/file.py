@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from tqdm import tqdm
 
-from ..facts import Facts
-from ..jsonl import filled_lines, json_problem
-from ..media import locate, video_source
-from ..rules import first_error
-from ..schema import RowError, RowFields, parse_row
-from ..video import VideoRef
+from ..data.facts import Facts
+from ..data.jsonl import filled_lines, json_problem
+from ..data.media import locate, video_source
+from ..data.rules import first_error
+from ..data.schema import RowError, RowFields, parse_row
+from ..data.video import VideoRef
 from .library import Library
 from .media import Fault, Job, Reading
 from .repairs import repair

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ..schema import Media, Target
-from ..video import MediaError, VideoRef, probe
+from ..data.schema import Media, Target
+from ..data.video import MediaError, VideoRef, probe
 from .base import Raw, Report, Sample, Source, Whole, existing, option, parse_raw, text_key
 from .boxes import Box, fit_tube, xyxy
 from .media_name import is_media_name

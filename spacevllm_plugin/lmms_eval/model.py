@@ -8,12 +8,12 @@ from typing import Any
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from ...bootstrap import install
-from ...data.prompt_rules import PromptError
-from ...data.schema import VISUAL_TAGS
-from ...data.video import MediaError
-from ...integration.engine_loader import load_engine
-from ..predictor import ground_readable
+from ..bootstrap import install
+from ..data.prompt_rules import PromptError
+from ..data.schema import VISUAL_TAGS
+from ..data.video import MediaError
+from ..inference.predictor import ground_readable
+from ..integration.engine_loader import load_engine
 
 
 MAX_NEW_TOKENS = 64

@@ -10,9 +10,9 @@ from filelock import FileLock
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from ..output import Outputs, destination, replaced
-from ..prompts import answer, instruction
-from ..schema import VISUAL_TAGS, AnnotationRow, Message, dump_row
+from ..data.output import Outputs, destination, replaced
+from ..data.prompts import answer, instruction
+from ..data.schema import VISUAL_TAGS, AnnotationRow, Message, dump_row
 from .base import Report, Sample, Source, SourceError, first_error
 from .media_name import is_media_name
 from .raw_text import raw_text

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic_core import from_json
 
-from ..facts import Facts
-from ..output import appended
-from ..schema import RowError
+from ..data.facts import Facts
+from ..data.output import appended
+from ..data.schema import RowError
 from .media import Fault, Identity, Job, examine, identity
 
 

@@ -3,10 +3,10 @@
 import os
 from dataclasses import astuple, dataclass, replace
 
-from ..facts import Facts, has_clock
-from ..plan import Preprocessing, plan_video
-from ..timeline import FrameSampling
-from ..video import MediaError, VideoRef, frame_files, image_size, probe, read, read_image
+from ..data.facts import Facts, has_clock
+from ..data.plan import Preprocessing, plan_video
+from ..data.timeline import FrameSampling
+from ..data.video import MediaError, VideoRef, frame_files, image_size, probe, read, read_image
 
 
 @dataclass(frozen=True)
