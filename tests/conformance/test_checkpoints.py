@@ -1,11 +1,8 @@
 """Checkpoints of every backbone: saved, loaded, upgraded from a plain base."""
 
-import pytest
 import torch
-from conftest import BACKBONES, CLOSE, collate, run, staq_id
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
-
-from spacevllm_plugin.backbones.upgrade import upgrade_config
+from conftest import CLOSE, collate, run, staq_id
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 
 def test_a_saved_model_loads_back_as_itself(engine, prompts, tmp_path):
@@ -37,19 +34,3 @@ def test_fresh_heads_are_initialised(engine):
     for name, value in heads.items():
         assert value.isfinite().all()
         assert (value.abs().max() == 0) if name.endswith("bias") else (0.005 < value.std() < 0.2), name
-
-
-def test_the_placeholder_takes_an_id_inside_the_embedding(engine, tiny_base):
-    rows = engine.model.get_input_embeddings().weight.shape[0]
-    plain = AutoTokenizer.from_pretrained(tiny_base(engine.template.mm_plugin.backbone))
-    assert len(plain) <= staq_id(engine) < rows
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_no_room_for_the_placeholder_is_a_clear_error(tiny_base, backbone):
-    config = AutoConfig.from_pretrained(tiny_base(backbone))
-    rows = config.get_text_config().vocab_size
-    with pytest.raises(ValueError, match=rf"No room for the placeholder token .* id {rows}, .* has {rows} rows"):
-        upgrade_config(config, rows)
-
-    assert upgrade_config(config, rows - 1).staq_token_id == rows - 1
