@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from ..modeling.configuration import STAQ_TOKEN, SpaceVLLMConfigMixin
 from .registry import UnknownBackbone, names, of_model_type, usable
@@ -47,8 +48,9 @@ def register_model(spec: BackboneSpec) -> None:
     AutoConfig.register(spec.model_type, spec.config_class, exist_ok=True)
     AutoModelForImageTextToText.register(spec.config_class, spec.model_class, exist_ok=True)
     # Checkpoints of the hub have older names for some weights; transformers knows the new ones by model type.
-    renamings = get_checkpoint_conversion_mapping(spec.name)
-    if renamings is not None:
+    renamings = get_checkpoint_conversion_mapping(spec.name) or []
+    renamings += [WeightRenaming(*names) for names in spec.model_class.weight_names.items()]
+    if renamings:
         register_checkpoint_conversion_mapping(spec.model_type, renamings, overwrite=True)
 
 

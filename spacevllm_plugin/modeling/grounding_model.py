@@ -1,7 +1,9 @@
 """The model: a backbone with queries in its prompt and a space decoder on its last states."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -79,6 +81,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     """
 
     visual_inputs: tuple[str, ...]  # names of the tensors that `embed_visual` takes
+    # Names of weights in files -> names here, as patterns: what other releases of transformers wrote, and it does not know.
+    weight_names: Mapping[str, str] = MappingProxyType({})
     per_query_inputs: tuple[str, ...] = ("staq_layout",)  # tensors with one line per query token
 
     def __init__(self, config: Any) -> None:
@@ -109,6 +113,14 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             initialization.zeros_(module.log_scale)
         else:
             super()._init_weights(module)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does, each weight under its own name.
+
+        Transformers would bring back the older names of the checkpoints on the hub, but each release its own way: others
+        do not find the weights again, and its trainer, which looks for them as they are called here, resumes without.
+        """
+        super().save_pretrained(*args, **{**kwargs, "save_original_format": False})
 
     @property
     def visual_token_ids(self) -> tuple[int, int]:
