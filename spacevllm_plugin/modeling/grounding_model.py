@@ -19,7 +19,7 @@ from .layer_input import layer_input
 from .layout import Layout, QueryIndex, index_queries
 from .losses import presence_loss, space_losses
 from .queries import STAQEmbedding
-from .space_decoder import Decoded, ScaledStates, SpaceDecoder
+from .space_decoder import Decoded, FP32Affine, ScaledStates, SpaceDecoder
 
 
 # The modules that a backbone does not have: trained in full beside LoRA, never quantised.
@@ -107,8 +107,12 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             self._no_split_modules = {*self._no_split_modules, SpaceDecoder.__name__}
 
     def _init_weights(self, module: torch.nn.Module) -> None:
+        std = self.config.get_text_config().initializer_range
         if isinstance(module, STAQEmbedding):  # not every backbone initialises embeddings
-            initialization.normal_(module.weight, std=self.config.get_text_config().initializer_range)
+            initialization.normal_(module.weight, std=std)
+        elif isinstance(module, FP32Affine):  # transformers 5.8 initialises a copy of half-precision weights
+            initialization.normal_(module.weight, std=std)
+            initialization.zeros_(module.bias)
         elif isinstance(module, ScaledStates):
             initialization.zeros_(module.log_scale)
         else:

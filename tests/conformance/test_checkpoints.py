@@ -4,7 +4,9 @@ import pytest
 import torch
 from conftest import BACKBONES, CLOSE, collate, run, staq_id
 from runs import TEMPLATES, largest_difference, train, weights, write_data
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from spacevllm_plugin.integration.engine_loader import load_engine
 
 
 def test_a_saved_model_loads_back_as_itself(engine, prompts, tmp_path):
@@ -31,8 +33,15 @@ def test_a_plain_base_keeps_its_text_logits(engine, tiny_base, prompts):
     assert {name.split(".")[0] for name in set(ours) - set(stock.state_dict())} == {"staq_embedding", "space_decoder"}
 
 
-def test_fresh_heads_are_initialised(engine):
-    heads = {**dict(engine.model.space_decoder.named_parameters()), "staq": engine.model.staq_embedding.weight}
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_fresh_heads_are_initialised(engine, tiny_base, tmp_path, precision):
+    """On checkpoints in half precision, too, as the hub has them."""
+    base = tiny_base(engine.template.mm_plugin.backbone)
+    AutoModelForImageTextToText.from_pretrained(base).to(precision).save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(base).save_pretrained(tmp_path)
+    model = load_engine(str(tmp_path), presence_head=True, space_decoder_attention="projected").model
+    heads = {**dict(model.space_decoder.named_parameters()), "staq": model.staq_embedding.weight}
+    assert {value.dtype for value in heads.values()} == {precision}
     for name, value in heads.items():
         assert value.isfinite().all()
         assert (value.abs().max() == 0) if name.endswith("bias") else (0.005 < value.std() < 0.2), name
