@@ -107,9 +107,21 @@ def default_corpus() -> list[str]:
 
 
 def train_tokenizer(
-    corpus: Iterable[str], special_tokens: Iterable[str], times: Iterable[str], phrases: Iterable[str]
+    corpus: Iterable[str],
+    special_tokens: Iterable[str],
+    times: Iterable[str],
+    phrases: Iterable[str],
+    **named_tokens: str,
 ) -> Qwen2Tokenizer:
-    """Train a byte-level BPE that splits text as Qwen's does, with the special tokens after the text's as there."""
+    """Train a byte-level BPE that splits text as Qwen's does, with the special tokens after the text's as there.
+
+    Args:
+        corpus: The text.
+        special_tokens: Tokens that are never split.
+        times: Numbers that become one token each, where they stand alone.
+        phrases: Pieces of prompts that become one token each.
+        **named_tokens: More special tokens, by the tokenizer's attributes in which a processor looks for them.
+    """
     blank = Qwen2Tokenizer(unk_token=None, eos_token=None, pad_token=None)
     trained = blank.train_new_from_iterator(corpus, vocab_size=1000, min_frequency=2, show_progress=False)
     model = json.loads(trained.backend_tokenizer.to_str())["model"]
@@ -122,6 +134,7 @@ def train_tokenizer(
         pad_token="<|endoftext|>",
         extra_special_tokens=list(special_tokens),
         model_max_length=TEXT["max_position_embeddings"],
+        **({"model_specific_special_tokens": named_tokens} if named_tokens else {}),
     )
     # Qwen writes a number digit by digit, which takes long to learn from nothing; a time is one token here.
     tokenizer.add_tokens([AddedToken(time, single_word=True, normalized=False) for time in times])

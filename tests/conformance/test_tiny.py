@@ -71,8 +71,9 @@ def test_config_matches_the_tokenizer(tiny):
     assert config.model_type == backbone
     assert config.get_text_config().vocab_size >= len(tokenizer) + MIN_SPARE_IDS
     spec = registry.get(backbone)
-    marks = tokenizer.convert_tokens_to_ids([spec.image_token, spec.video_token])
-    assert [config.image_token_id, config.video_token_id] == marks
+    image, video = tokenizer.convert_tokens_to_ids([spec.image_token, spec.video_token])
+    assert config.image_token_id == image != video is not None
+    assert getattr(config, "video_token_id", video) == video  # one that writes images' tokens for frames has none
     if hasattr(config, "vision_start_token_id"):
         assert config.vision_start_token_id == tokenizer.convert_tokens_to_ids("<|vision_start|>")
         assert config.vision_end_token_id == tokenizer.convert_tokens_to_ids("<|vision_end|>")
@@ -89,8 +90,8 @@ def test_forward_and_generate(tiny, kind):
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
 
     inputs = inputs_of(processor, kind)
-    token_id = processor.image_token_id if kind == "image" else processor.video_token_id
-    assert (inputs["input_ids"] == token_id).sum() > 0
+    name = f"{kind}_token_id" if hasattr(model.config, f"{kind}_token_id") else "image_token_id"
+    assert (inputs["input_ids"] == getattr(model.config, name)).sum() > 0
 
     with torch.no_grad():
         logits = model(**inputs).logits
@@ -149,7 +150,7 @@ def test_own_corpus(tmp_path):
 
 def test_command(tmp_path):
     parser = build_parser("make-tiny")
-    with pytest.raises(CommandError, match="no backbone .*; there are: llava_onevision, "):
+    with pytest.raises(CommandError, match="no backbone .*; there are: .*llava_onevision, "):
         args = parser.parse_args(["gpt", "--out", str(tmp_path)])
         args.run(args)
 
