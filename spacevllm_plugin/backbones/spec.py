@@ -49,6 +49,8 @@ class BackboneSpec:
         special_tokens: What a template alone may write into a prompt, beside ChatML's; `<image>` and `<video>` in a text
             stand for files, and are none.
         default_system: System message of prompts that have none.
+        thought_words: What opens and closes a thought before an answer, as its chat template writes them; None for
+            backbones that do not think.
         hub_ids: Name in LlamaBoard -> base checkpoint on the hub.
         composite: None where LLaMA-Factory's own entry for the plain backbone is right.
         mrope: Positions are those of M-RoPE, which LLaMA-Factory's collator must know.
@@ -71,6 +73,7 @@ class BackboneSpec:
     video_token: str
     special_tokens: tuple[str, ...] = ()
     default_system: str = ""
+    thought_words: tuple[str, str] | None = None
     hub_ids: Mapping[str, str] = field(default_factory=dict)
     composite: Composite | None = None
     mrope: bool = False
@@ -83,6 +86,11 @@ class BackboneSpec:
     def model_type(self) -> str:
         """Of a SpaceVLLM checkpoint on this backbone."""
         return PREFIX + self.name
+
+    @property
+    def empty_thought(self) -> str:
+        """What stands before an answer without a thought."""
+        return "".join(self.thought_words or ())
 
     @property
     def config_class(self) -> "type[PreTrainedConfig]":

@@ -79,3 +79,28 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
             vision_positions = text_positions[None].expand(3, -1, -1)
 
         return torch.cat([text_positions[None], vision_positions])
+
+
+class SpaceVLLMQwen3Mixin(SpaceVLLMQwenMixin):
+    """Positions as Qwen3-VL and its heirs count them: each frame of a video is a picture of its own."""
+
+    def get_rope_index(
+        self,
+        input_ids: torch.Tensor,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        staq_layout: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """M-RoPE positions, (3, batch, sequence), and deltas, (batch, 1); text separates the frames as upstream."""
+        types = torch.zeros_like(input_ids)
+        types[input_ids == self.config.image_token_id] = 1
+        types[input_ids == self.config.video_token_id] = 2
+        return self.model.get_rope_index(
+            input_ids,
+            mm_token_type_ids=types,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            attention_mask=attention_mask,
+        )
