@@ -137,6 +137,15 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         """Position ids of a prompt; None lets the language model count."""
         return None
 
+    def run_language_model(self, **inputs: Any) -> Any:
+        """The language model's output, for a backbone whose language model needs more than to be called.
+
+        Args:
+            **inputs: `inputs_embeds` (batch, sequence, d), `attention_mask`, `position_ids`, `past_key_values` and
+                whatever else `forward` passes on.
+        """
+        return self.model.language_model(input_ids=None, **inputs)
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -225,8 +234,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         language_model = self.model.language_model
         needs_earlier = layout is not None and self.presence_layer is not None
         with layer_input(language_model.layers[self.presence_layer]) if needs_earlier else nullcontext() as earlier:
-            outputs = language_model(
-                input_ids=None,
+            outputs = self.run_language_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
