@@ -2,11 +2,11 @@
 
 from transformers import Qwen3_5ForConditionalGeneration
 
-from ..qwen.model import SpaceVLLMQwen3Mixin
+from ..qwen.linear_attention import SpaceVLLMQwenLinearMixin
 from .config import SpaceVLLMQwen3_5Config
 
 
-class SpaceVLLMQwen3_5ForConditionalGeneration(SpaceVLLMQwen3Mixin, Qwen3_5ForConditionalGeneration):
+class SpaceVLLMQwen3_5ForConditionalGeneration(SpaceVLLMQwenLinearMixin, Qwen3_5ForConditionalGeneration):
     """Qwen3.5 with queries and a space decoder."""
 
     config_class = SpaceVLLMQwen3_5Config
