@@ -38,7 +38,7 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         return inputs_embeds, self.deepstack_inputs(output, visual_mask, order)
 
     def deepstack_inputs(self, output: Any, visual_mask: torch.Tensor, order: torch.Tensor) -> dict[str, Any]:
-        """Further features that the language model takes; none but in Qwen3-VL."""
+        """Further features that the language model takes; none but with a deepstack."""
         return {}
 
     def prefill_positions(
@@ -104,3 +104,14 @@ class SpaceVLLMQwen3Mixin(SpaceVLLMQwenMixin):
             video_grid_thw=video_grid_thw,
             attention_mask=attention_mask,
         )
+
+
+class SpaceVLLMQwenDeepstackMixin(SpaceVLLMQwen3Mixin):
+    """A vision tower whose earlier layers' features go into the language model's first layers, as Qwen3-VL's do."""
+
+    def deepstack_inputs(self, output: Any, visual_mask: torch.Tensor, order: torch.Tensor) -> dict[str, Any]:
+        """The vision tower's intermediate features."""
+        return {
+            "visual_pos_masks": visual_mask,
+            "deepstack_visual_embeds": [features.to(order.device)[order] for features in output.deepstack_features],
+        }

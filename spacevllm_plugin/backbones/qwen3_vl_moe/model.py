@@ -1,0 +1,13 @@
+"""SpaceVLLM on Qwen3-VL-MoE: Qwen3-VL, but each token of the language model goes through a few of many experts."""
+
+from transformers import Qwen3VLMoeForConditionalGeneration
+
+from ..qwen.model import SpaceVLLMQwenDeepstackMixin
+from .config import SpaceVLLMQwen3VLMoeConfig
+
+
+class SpaceVLLMQwen3VLMoeForConditionalGeneration(SpaceVLLMQwenDeepstackMixin, Qwen3VLMoeForConditionalGeneration):
+    """Qwen3-VL-MoE with queries and a space decoder."""
+
+    config_class = SpaceVLLMQwen3VLMoeConfig
+    config: SpaceVLLMQwen3VLMoeConfig
