@@ -54,6 +54,8 @@ class BackboneSpec:
         hub_ids: Name in LlamaBoard -> base checkpoint on the hub.
         composite: None where LLaMA-Factory's own entry for the plain backbone is right.
         mrope: Positions are those of M-RoPE, which LLaMA-Factory's collator must know.
+        expert_block: `module:class` in transformers of a layer's router with its experts, for a mixture of experts: under
+            ZeRO-3 ranks whose tokens go through different experts must gather them all alike.
         temporal_patch_size: Frames that share a query in published checkpoints.
         quickstart: `KEY=VALUE` that the quickstart's training runs need beside their recipes.
         limits: What is known not to work, or to be less good than elsewhere; a line each.
@@ -77,6 +79,7 @@ class BackboneSpec:
     hub_ids: Mapping[str, str] = field(default_factory=dict)
     composite: Composite | None = None
     mrope: bool = False
+    expert_block: str | None = None
     temporal_patch_size: int = 1
     quickstart: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

@@ -3,10 +3,13 @@
 from transformers import Qwen3VLMoeForConditionalGeneration
 
 from ..qwen.model import SpaceVLLMQwenDeepstackMixin
+from ..router import RouterLossMixin
 from .config import SpaceVLLMQwen3VLMoeConfig
 
 
-class SpaceVLLMQwen3VLMoeForConditionalGeneration(SpaceVLLMQwenDeepstackMixin, Qwen3VLMoeForConditionalGeneration):
+class SpaceVLLMQwen3VLMoeForConditionalGeneration(
+    RouterLossMixin, SpaceVLLMQwenDeepstackMixin, Qwen3VLMoeForConditionalGeneration
+):
     """Qwen3-VL-MoE with queries and a space decoder."""
 
     config_class = SpaceVLLMQwen3VLMoeConfig

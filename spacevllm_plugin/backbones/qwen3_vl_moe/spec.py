@@ -21,6 +21,7 @@ SPEC = BackboneSpec(
         "SpaceVLLM-Qwen3-VL-235B-A22B": "Qwen/Qwen3-VL-235B-A22B-Instruct",
     },
     mrope=True,
+    expert_block="transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe:Qwen3VLMoeTextSparseMoeBlock",
     temporal_patch_size=2,
     limits=(
         "two frames share a query",
