@@ -23,6 +23,8 @@ MIXTURES = sorted(EXAMPLES.glob("unistg/*.yaml"))
 RECIPES = sorted(path for path in EXAMPLES.rglob("*.yaml") if path not in FSDP_CONFIGS + MIXTURES)
 TRAINING = [path for path in RECIPES if "do_train:" in path.read_text(encoding="utf-8")]
 TEMPLATES = {spec.template: spec for spec in registry.specs()}
+# Pixels along a visual token's side, and marks around a frame.
+FRAMES = {"qwen2_5_vl": (28, 0), "qwen3_vl": (32, 2), "qwen3_5": (32, 2)}
 HUB_IDS = {hub_id: spec.template for spec in registry.specs() for hub_id in spec.hub_ids.values()}
 
 
@@ -134,8 +136,8 @@ def test_longest_video_fits_cutoff_len(path):
         queries, frame = recipe["video_maxlen"], 14 * 14 + 1
     else:
         queries = recipe["video_maxlen"] // 2
-        frame = recipe["video_max_pixels"] // (32 if backbone == "qwen3_vl" else 28) ** 2 + 1
-        frame += 2 if backbone == "qwen3_vl" else 0
+        side, marks = FRAMES[backbone]
+        frame = recipe["video_max_pixels"] // side**2 + 1 + marks
 
     needed = queries * (frame + time_tokens) + text_tokens
     assert queries == recipe["staq_num_queries"] == 64

@@ -82,6 +82,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
 
     visual_inputs: tuple[str, ...]  # names of the tensors that `embed_visual` takes
     per_query_inputs: tuple[str, ...] = ("staq_layout",)  # tensors with one line per query token
+    # As `save_pretrained` takes it. False: names of weights are written as the class has them, for a backbone whose hub
+    # names are these, or where some release of transformers turns them into names that no release reads.
+    save_original_format = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -111,6 +114,10 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             initialization.zeros_(module.log_scale)
         else:
             super()._init_weights(module)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does, under the names that `save_original_format` asks for."""
+        super().save_pretrained(*args, **{"save_original_format": self.save_original_format, **kwargs})
 
     @property
     def visual_token_ids(self) -> tuple[int, int]:

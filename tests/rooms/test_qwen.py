@@ -15,7 +15,7 @@ from spacevllm_plugin.data.video import read
 from spacevllm_plugin.modeling.configuration import GroundingOptions
 
 
-QWEN = ("qwen3_vl", "qwen2_5_vl")
+QWEN = ("qwen3_vl", "qwen2_5_vl", "qwen3_5")
 
 
 def qwen(make_engine, backbone):
