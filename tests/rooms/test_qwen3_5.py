@@ -89,7 +89,7 @@ def test_the_span_is_read_behind_the_thought_and_the_reply_shows_none(engine, me
     assert make_prediction(item, THOUGHT.partition("</")[0], boxes).status == "unreadable"
 
     messages = [user("<video>When and where?")]
-    reply = TubeReply(engine.template, engine.prompter, messages, [], [media["five"]])
+    reply = TubeReply(engine.prompter, messages, [], [media["five"]], registry.get("qwen3_5").thought_words)
     reply.sink.append(boxes)
     text, _, block = "".join(reply.complete([THOUGHT, "From 0.5 to ", "1.0 seconds."])).partition("\n\n```json\n")
     assert text == "From 0.5 to 1.0 seconds."
