@@ -101,7 +101,7 @@ def test_the_span_is_read_behind_the_thought_and_the_reply_shows_none(engine, me
 
 def test_the_tiny_one_mixes_both_kinds_of_layers_and_its_norms_are_sharpened_where_they_normalise_queries(engine):
     layers = engine.model.model.language_model.layers
-    assert [hasattr(layer, "linear_attn") for layer in layers] == [True, True, True, False]
+    assert [hasattr(layer, "linear_attn") for layer in layers] == [True, False, True, False]
     # Its norms scale by one more than their weights, but for the one behind a state.
     assert (1 + layers[3].self_attn.q_norm.weight == QK_NORM).all()
     assert (1 + layers[3].self_attn.k_norm.weight == QK_NORM).all()
