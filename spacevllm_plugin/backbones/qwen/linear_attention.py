@@ -26,9 +26,6 @@ def _keep_padding_out(module: torch.nn.Module, args: tuple, kwargs: dict[str, An
 class SpaceVLLMQwenLinearMixin(SpaceVLLMQwen3Mixin):
     """Keeps padding out of the states, and goes on from those of a cache."""
 
-    # The hub's names are the class's; transformers 5.5 writes the vision tower below the language model.
-    save_original_format = False
-
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         for layer in self.model.language_model.layers:
