@@ -301,6 +301,18 @@ def test_a_checkpoint_of_the_hub_loads_whole_and_is_saved_under_its_names(tiny_b
     assert set(saved) == set(kept) | own and all(torch.equal(saved[name], value) for name, value in kept.items())
 
 
+def test_a_plain_model_saved_by_transformers_5_5_loads_whole(engine, tiny_base, tmp_path):
+    """Its vision tower lies below the language model there."""
+    base = tiny_base("qwen3_5")
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    own = weights(base)
+    moved = {name.replace("model.visual.", "model.language_model.visual."): value for name, value in own.items()}
+    assert moved.keys() != own.keys()
+    save_file(moved, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_engine(str(tmp_path), infer_dtype="float32").model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in own.items())
+
+
 def test_the_tiny_one_is_saved_under_the_hubs_names(tiny_base):
     names = set(weights(tiny_base("qwen3_5")))
     assert {"model.visual.pos_embed.weight", "model.language_model.layers.0.linear_attn.A_log"} <= names
