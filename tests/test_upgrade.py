@@ -40,7 +40,7 @@ def test_an_unknown_backbone_is_a_clear_error(tmp_path):
     with pytest.raises(
         ValueError, match=r"no backbone for this config \(model type `qwen2`\); it has: llava_onevision, "
     ):
-        upgrade_config(Qwen2Config(), 0)
+        upgrade_config(Qwen2Config(), {"staq_token_id": 0})
 
     Qwen2Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"model type `qwen2`\); it has: llava_onevision, "):

@@ -173,15 +173,15 @@ def make_tiny(backbone: str, out: Path, seed: int = 0, corpus: Iterable[str] | N
     Raises:
         UnknownBackbone: There is no such backbone.
     """
-    spec = get(backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, processor = spec.build_tiny(default_corpus() if corpus is None else corpus, **variant)
+        model, processor = get(backbone).build_tiny(default_corpus() if corpus is None else corpus, **variant)
 
     tokenizer = processor.tokenizer
     tokenizer.chat_template = processor.chat_template
     model.generation_config = GenerationConfig(
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id
     )
-    model.save_pretrained(out, save_original_format=spec.model_class.save_original_format)
+    # Under their own names, as ours are: the older ones that transformers brings back are not read by each of its releases.
+    model.save_pretrained(out, save_original_format=False)
     processor.save_pretrained(out)

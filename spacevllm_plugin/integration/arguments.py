@@ -92,12 +92,12 @@ def install(module: ModuleType) -> None:
         Attributes:
             given: Names of the options, of whatever class, that the user gave.
             backbone: The chosen template's; None where the template is none of ours.
-            staq_token_id: The placeholder token's, once there is a tokenizer.
+            placeholder_ids: See `backbones.upgrade.placeholder_ids`, once there is a tokenizer.
         """
 
         given: list[str] = field(default_factory=list, init=False)
         backbone: str | None = field(default=None, init=False)
-        staq_token_id: int | None = field(default=None, init=False)
+        placeholder_ids: dict[str, int] | None = field(default=None, init=False)
 
         def __post_init__(self) -> None:
             TrainingOptions.__post_init__(self)

@@ -29,22 +29,22 @@ class TubeReply:
     """Collects one reply's boxes and writes the block.
 
     Args:
-        template: LLaMA-Factory's template object, one of ours.
         prompter: The backbone's prompter.
         messages: The conversation, with its media tags.
         images: Its images.
         videos: Its videos.
+        thought_words: See `BackboneSpec`.
     """
 
     def __init__(
         self,
-        template: Any,
         prompter: Any,
         messages: list[dict[str, str]],
         images: list[Any],
         videos: list[Any],
+        thought_words: tuple[str, str] | None = None,
     ) -> None:
-        self.thought_words = registry.get(template.mm_plugin.backbone).thought_words
+        self.thought_words = thought_words
         self.sink: list[Any] = []
         self.plans = in_order(messages, *prompter.plan(images, videos))
 
@@ -110,7 +110,8 @@ def install(module: ModuleType) -> None:
             gen_kwargs, prompt_length = process_args(*stock, messages, system, tools, images, videos, *rest, **kwargs)
             # The call above has written the tags of media that the user did not place into the messages.
             prompter = template.mm_plugin.prompter(processor)
-            _call.reply = TubeReply(template, prompter, messages, images or [], videos or [])
+            thought_words = registry.get(template.mm_plugin.backbone).thought_words
+            _call.reply = TubeReply(prompter, messages, images or [], videos or [], thought_words)
 
         gen_kwargs["box_sink"] = _call.reply.sink
         return gen_kwargs, prompt_length

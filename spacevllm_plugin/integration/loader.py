@@ -9,9 +9,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..backbones import registry
 from ..backbones.spec import BackboneSpec
-from ..backbones.upgrade import register_configs, register_model, spec_of, upgrade_config
+from ..backbones.upgrade import placeholder_ids, register_configs, register_model, spec_of, upgrade_config
 from ..data.plan import Preprocessing
-from ..modeling.configuration import STAQ_TOKEN, GroundingOptions, SpaceVLLMConfigMixin
+from ..modeling.configuration import GroundingOptions, SpaceVLLMConfigMixin
 from ..modeling.grounding_model import HEAD_MODULES
 from .checkpoint import apply_recorded
 from .options import RunOptions, read_options
@@ -104,7 +104,7 @@ def install(module: ModuleType) -> None:
             return config
 
         register_model(registry.get(backbone))
-        config = upgrade_config(config, model_args.staq_token_id)
+        config = upgrade_config(config, model_args.placeholder_ids)
         config.grounding = read_options(GroundingOptions, model_args).as_dict()
         config.preprocessing = vars(read_options(Preprocessing, model_args))
         return config
@@ -132,7 +132,7 @@ def install(module: ModuleType) -> None:
     def _load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
         ours = backbone_of(model_args) is not None
         if ours:
-            model_args.staq_token_id = tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
+            model_args.placeholder_ids = placeholder_ids(registry.get(model_args.backbone), tokenizer)
             save_heads_with_adapter(finetuning_args)
             if not isinstance(load_config(model_args), SpaceVLLMConfigMixin):
                 says = "Plain backbone: the queries and the space decoder start from fresh weights."

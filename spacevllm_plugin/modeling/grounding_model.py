@@ -1,7 +1,9 @@
 """The model: a backbone with queries in its prompt and a space decoder on its last states."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -81,10 +83,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     """
 
     visual_inputs: tuple[str, ...]  # names of the tensors that `embed_visual` takes
+    # Names of weights in files -> names here, as patterns: what other releases of transformers wrote, and it does not know.
+    weight_names: Mapping[str, str] = MappingProxyType({})
     per_query_inputs: tuple[str, ...] = ("staq_layout",)  # tensors with one line per query token
-    # As `save_pretrained` takes it. False: names of weights are written as the class has them, for a backbone whose hub
-    # names are these, or where some release of transformers turns them into names that no release reads.
-    save_original_format = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -116,8 +117,12 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             super()._init_weights(module)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save as transformers does, under the names that `save_original_format` asks for."""
-        super().save_pretrained(*args, **{"save_original_format": self.save_original_format, **kwargs})
+        """Save as transformers does, each weight under its own name.
+
+        Transformers would bring back the older names of the checkpoints on the hub, but each release its own way: others
+        do not find the weights again, and its trainer, which looks for them as they are called here, resumes without.
+        """
+        super().save_pretrained(*args, **{**kwargs, "save_original_format": False})
 
     @property
     def visual_token_ids(self) -> tuple[int, int]:
@@ -223,8 +228,16 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         visual = {name: given[name] for name in self.visual_inputs}
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         is_prefill = input_ids is not None and past_length == 0
+        is_placeholder = None
+        if input_ids is not None and (is_prefill or input_ids.shape[1] > 1):
+            # A single one has been generated, and to look at each would make the host wait for the device.
+            ids = [*self.visual_token_ids, self.config.staq_token_id]
+            is_placeholder = torch.isin(input_ids, torch.tensor(ids, device=input_ids.device))
+
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+            # Queries and features take the places of these, which may be tokens that the embedding has no rows for.
+            known = input_ids if is_placeholder is None else input_ids.masked_fill(is_placeholder, 0)
+            inputs_embeds = self.get_input_embeddings()(known)
             # A model may be spread over GPUs: all that is looked up in the prompt is, where its embeddings are.
             input_ids = input_ids.to(inputs_embeds.device)
             staq_layout = staq_layout.to(inputs_embeds.device) if staq_layout is not None else None
@@ -250,11 +263,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
             inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
             kwargs.update(language_inputs)
-        elif is_prefill:
-            self._refuse_media(input_ids, WITHOUT_LAYOUT)
-        elif input_ids is not None and input_ids.shape[1] > 1:
-            # A single one has been generated, and to look at each would make the host wait for the device.
-            self._refuse_media(input_ids, BEHIND_A_CACHE)
+        elif is_placeholder is not None and is_placeholder.any():
+            raise ValueError(WITHOUT_LAYOUT if is_prefill else BEHIND_A_CACHE)
 
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
@@ -300,11 +310,6 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             result.logits = self.lm_head(states[:, kept, :])
 
         return result
-
-    def _refuse_media(self, input_ids: torch.Tensor, why: str) -> None:
-        ids = torch.tensor([*self.visual_token_ids, self.config.staq_token_id], device=input_ids.device)
-        if torch.isin(input_ids, ids).any():
-            raise ValueError(why)
 
     def _decode_boxes(
         self, total: int, index: QueryIndex, states: torch.Tensor, earlier: torch.Tensor | None

@@ -89,7 +89,7 @@ def test_the_span_is_read_behind_the_thought_and_the_reply_shows_none(engine, me
     assert make_prediction(item, THOUGHT.partition("</")[0], boxes).status == "unreadable"
 
     messages = [user("<video>When and where?")]
-    reply = TubeReply(engine.template, engine.prompter, messages, [], [media["five"]])
+    reply = TubeReply(engine.prompter, messages, [], [media["five"]], registry.get("qwen3_5").thought_words)
     reply.sink.append(boxes)
     text, _, block = "".join(reply.complete([THOUGHT, "From 0.5 to ", "1.0 seconds."])).partition("\n\n```json\n")
     assert text == "From 0.5 to 1.0 seconds."
@@ -101,7 +101,7 @@ def test_the_span_is_read_behind_the_thought_and_the_reply_shows_none(engine, me
 
 def test_the_tiny_one_mixes_both_kinds_of_layers_and_its_norms_are_sharpened_where_they_normalise_queries(engine):
     layers = engine.model.model.language_model.layers
-    assert [hasattr(layer, "linear_attn") for layer in layers] == [True, True, True, False]
+    assert [hasattr(layer, "linear_attn") for layer in layers] == [True, False, True, False]
     # Its norms scale by one more than their weights, but for the one behind a state.
     assert (1 + layers[3].self_attn.q_norm.weight == QK_NORM).all()
     assert (1 + layers[3].self_attn.k_norm.weight == QK_NORM).all()
@@ -299,6 +299,18 @@ def test_a_checkpoint_of_the_hub_loads_whole_and_is_saved_under_its_names(tiny_b
     engine.model.save_pretrained(tmp_path / "saved")
     saved = weights(tmp_path / "saved")
     assert set(saved) == set(kept) | own and all(torch.equal(saved[name], value) for name, value in kept.items())
+
+
+def test_a_plain_model_saved_by_transformers_5_5_loads_whole(engine, tiny_base, tmp_path):
+    """Its vision tower lies below the language model there."""
+    base = tiny_base("qwen3_5")
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    own = weights(base)
+    moved = {name.replace("model.visual.", "model.language_model.visual."): value for name, value in own.items()}
+    assert moved.keys() != own.keys()
+    save_file(moved, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_engine(str(tmp_path), infer_dtype="float32").model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in own.items())
 
 
 def test_the_tiny_one_is_saved_under_the_hubs_names(tiny_base):

@@ -26,8 +26,8 @@ def _keep_padding_out(module: torch.nn.Module, args: tuple, kwargs: dict[str, An
 class SpaceVLLMQwenLinearMixin(SpaceVLLMQwen3Mixin):
     """Keeps padding out of the states, and goes on from those of a cache."""
 
-    # The hub's names are the class's; transformers 5.5 writes the vision tower below the language model.
-    save_original_format = False
+    # As transformers 5.5 saves the vision tower of a plain model.
+    weight_names = {r"^model\.language_model\.visual\.": "model.visual."}
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

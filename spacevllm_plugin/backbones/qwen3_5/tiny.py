@@ -27,15 +27,17 @@ from .spec import SPEC
 
 # Half of each head turns with the position: as many frequencies as the other tiny ones have.
 ROPE = {**INTERLEAVED_ROPE, "partial_rotary_factor": 0.5}
-# Three layers with a state, then one with full attention; the state has more value heads than key heads.
+# A state takes a CPU many times as long as attention does, for each of its heads: published models have three such layers
+# to one with attention, and 16 key heads.
 MIXED = {
+    "layer_types": ["linear_attention", "full_attention"] * 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 64,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
 }
 
 
