@@ -24,7 +24,13 @@ RECIPES = sorted(path for path in EXAMPLES.rglob("*.yaml") if path not in FSDP_C
 TRAINING = [path for path in RECIPES if "do_train:" in path.read_text(encoding="utf-8")]
 TEMPLATES = {spec.template: spec for spec in registry.specs()}
 # Pixels along a visual token's side, and marks around a frame.
-FRAMES = {"qwen2_5_vl": (28, 0), "qwen3_vl": (32, 2), "qwen3_vl_moe": (32, 2), "qwen3_5": (32, 2)}
+FRAMES = {
+    "qwen2_5_vl": (28, 0),
+    "qwen3_vl": (32, 2),
+    "qwen3_vl_moe": (32, 2),
+    "qwen3_5": (32, 2),
+    "qwen3_5_moe": (32, 2),
+}
 HUB_IDS = {hub_id: spec.template for spec in registry.specs() for hub_id in spec.hub_ids.values()}
 
 
