@@ -130,12 +130,7 @@ def test_longest_video_fits_cutoff_len(path):
     spec = TEMPLATES[recipe["template"]]
     time_tokens, text_tokens = 8, 150
     queries = recipe["video_maxlen"] // spec.temporal_patch_size
-    frame = {  # visual tokens of what shares a query, the query, and what marks it
-        "llava_onevision": lambda: 14 * 14 + 1,
-        "internvl": lambda: 16 * 16 + 1 + 2 + 7,
-        "qwen3_vl": lambda: recipe["video_max_pixels"] // 32**2 + 1 + 2,
-        "qwen2_5_vl": lambda: recipe["video_max_pixels"] // 28**2 + 1,
-    }[spec.name]()
+    frame = spec.frame_tokens(recipe.get("video_max_pixels", 0))
     assert recipe.get("frame_tokens", "onevision") == "onevision"
     needed = queries * (frame + time_tokens) + text_tokens
     assert queries == recipe["staq_num_queries"] == 64

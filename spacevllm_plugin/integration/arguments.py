@@ -79,6 +79,9 @@ def install(module: ModuleType) -> None:
 
             refuse_unfit(model_args, data_args, finetuning_args)
             model_args.backbone = spec.name
+            if spec.thought_words is not None and "enable_thinking" not in model_args.given:
+                # LLaMA-Factory's default is to think, which takes longer than an answer may be, and boxes do not need it.
+                data_args.enable_thinking = False
 
         verify_model_args(model_args, data_args, finetuning_args)
 

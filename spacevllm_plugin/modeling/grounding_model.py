@@ -56,6 +56,7 @@ class SpaceVLLMOutput(ModelOutput):
         presence: (total_queries,) logits of the presence head, zeros where `boxes` are; None without it.
         loss_presence: The presence loss, unweighted.
         anchor_sums: (3,) with labels, see `anchor.anchor_sums`; None with `box_anchor: none`.
+        extra_losses: The language model's further losses by name, unweighted; None where nothing learns from them.
     """
 
     loss: torch.Tensor | None = None
@@ -71,6 +72,7 @@ class SpaceVLLMOutput(ModelOutput):
     presence: torch.Tensor | None = None
     loss_presence: torch.Tensor | None = None
     anchor_sums: torch.Tensor | None = None
+    extra_losses: dict[str, torch.Tensor] | None = None
 
 
 class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
@@ -153,6 +155,32 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         """Position ids of a prompt; None lets the language model count."""
         return None
 
+    def run_language_model(self, **inputs: Any) -> Any:
+        """The language model's output, for a backbone whose language model needs more than to be called.
+
+        Args:
+            **inputs: `inputs_embeds` (batch, sequence, d), `attention_mask`, `position_ids`, `past_key_values` and
+                whatever else `forward` passes on.
+        """
+        return self.model.language_model(input_ids=None, **inputs)
+
+    @property
+    def extra_loss_weights(self) -> dict[str, float]:
+        """Weights of the language model's further losses, by the names they are logged under; those that count only."""
+        return {}
+
+    def extra_losses(self, outputs: Any, attention_mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Further losses of the language model, such as a router's; asked for only where gradients are kept.
+
+        Args:
+            outputs: What `run_language_model` has returned.
+            attention_mask: As given to it.
+
+        Returns:
+            A mean over this batch for each name of `extra_loss_weights`, (), unweighted.
+        """
+        return {}
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -169,6 +197,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         video_grid_thw: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_boxes_in_batch: torch.Tensor | int | None = None,
+        num_micro_batches: int = 1,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> SpaceVLLMOutput:
@@ -190,6 +219,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             video_grid_thw: Qwen: patch grid of each video.
             num_items_in_batch: Supervised tokens of the whole accumulated batch of all ranks; None: of this one.
             num_boxes_in_batch: True boxes of the whole accumulated batch of all ranks; None: of this one.
+            num_micro_batches: Calls like this one that the whole accumulated batch of all ranks takes.
             logits_to_keep: As in transformers.
             **kwargs: Passed on to the language model.
         """
@@ -246,8 +276,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         language_model = self.model.language_model
         needs_earlier = layout is not None and self.presence_layer is not None
         with layer_input(language_model.layers[self.presence_layer]) if needs_earlier else nullcontext() as earlier:
-            outputs = language_model(
-                input_ids=None,
+            outputs = self.run_language_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -271,6 +300,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
 
         if labels is not None:
             self._add_language_loss(result, states, labels, supervised, num_items_in_batch)
+            if self.extra_loss_weights and torch.is_grad_enabled():
+                self._add_extra_losses(result, self.extra_losses(outputs, attention_mask), num_micro_batches)
+
             if layout is not None:
                 self._add_space_losses(result, layout, box_targets, num_boxes_in_batch)
                 if anchor is not None:
@@ -320,6 +352,14 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         count = len(row) if num_items_in_batch is None else num_items_in_batch
         count = torch.as_tensor(count, device=total.device, dtype=torch.float32).clamp(min=1)
         result.loss = result.loss_lm = total / count
+
+    def _add_extra_losses(
+        self, result: SpaceVLLMOutput, losses: dict[str, torch.Tensor], num_micro_batches: int
+    ) -> None:
+        # Each is a mean of its own, with nothing to count: shares of equal size make up the whole batch's.
+        result.extra_losses = {name: loss / num_micro_batches for name, loss in losses.items()}
+        for name, loss in result.extra_losses.items():
+            result.loss = result.loss + (self.extra_loss_weights[name] * loss).to(result.loss.device)
 
     def _add_space_losses(
         self,

@@ -16,6 +16,7 @@ SPEC = BackboneSpec(
     image_token="<IMG_CONTEXT>",
     video_token="<video>",
     special_tokens=("<img>", "</img>", "<IMG_CONTEXT>"),
+    frame_tokens=lambda pixels: 16 * 16 + 1 + 2 + 7,
     hub_ids={
         "SpaceVLLM-InternVL3-1B": "OpenGVLab/InternVL3-1B-hf",
         "SpaceVLLM-InternVL3-2B": "OpenGVLab/InternVL3-2B-hf",
