@@ -49,7 +49,7 @@ def test_a_spec_names_what_is_there(spec):
     assert issubclass(spec.prompter_class, Prompter) and callable(spec.build_tiny)
     assert hasattr(transformers, spec.processor_class)
     tokens = spec.prompter_class.image_token, spec.prompter_class.video_token
-    assert tokens == (spec.image_token, spec.video_token)
+    assert tokens == (spec.image_token, spec.video_token) and spec.image_token != spec.video_token
 
 
 def test_they_are_found_by_name_template_and_model_type():

@@ -39,7 +39,8 @@ class BackboneSpec:
         tiny: `module:function` that builds a tiny stock model and its processor from a corpus, see `tiny.make_tiny`.
         processor_class: Class name of the processor that its checkpoints have.
         image_token: Stands for one visual token of an image in a prompt.
-        video_token: The same of a video.
+        video_token: The same of a video. Another one, by which a prompt tells them apart, even where the backbone has one
+            token for both: features take its place, so that any token of the tokenizer will do.
         special_tokens: What a template alone may write into a prompt, beside ChatML's; `<image>` and `<video>` in a text
             stand for files, and are none.
         default_system: System message of prompts that have none.

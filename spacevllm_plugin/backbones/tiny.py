@@ -47,7 +47,7 @@ CHAT_TEMPLATE = r"""
 {%- endif -%}
 """
 
-# Real embeddings are padded beyond the tokenizer, and the plugin takes one of those ids; so are these.
+# Most real embeddings are padded beyond the tokenizer; so are these.
 VOCAB_MULTIPLE = 64
 MIN_SPARE_IDS = 8
 
