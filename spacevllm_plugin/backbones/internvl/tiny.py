@@ -26,6 +26,7 @@ from ..tiny import (
     TIMES,
     VISION,
     chat_template,
+    sharpen_attention,
     text_part,
     train_tokenizer,
 )
@@ -79,4 +80,6 @@ def build(corpus: Iterable[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
         downsample_ratio=1 / MERGED,
         tie_word_embeddings=True,
     )
-    return InternVLForConditionalGeneration(config), processor
+    model = InternVLForConditionalGeneration(config)
+    sharpen_attention(model)
+    return model, processor
