@@ -40,7 +40,11 @@ class FakeDevices(TorchFunctionMode):
             if func in INDEXING:
                 self._check_index(*args)
 
-        result = func(*args, **kwargs)
+        if func == torch.histc and device.type == "cuda":  # which counts integers too, as the CPU does not
+            result = func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
+        else:
+            result = func(*args, **kwargs)
+
         if func == torch.Tensor.data.__set__:
             args[0].fake_device = device_of(args[1])
 

@@ -49,7 +49,7 @@ def test_a_spec_names_what_is_there(spec):
     assert issubclass(spec.prompter_class, Prompter) and callable(spec.build_tiny)
     assert hasattr(transformers, spec.processor_class)
     tokens = spec.prompter_class.image_token, spec.prompter_class.video_token
-    assert tokens == (spec.image_token, spec.video_token)
+    assert tokens == (spec.image_token, spec.video_token) and spec.image_token != spec.video_token
 
 
 def test_they_are_found_by_name_template_and_model_type():
@@ -58,7 +58,7 @@ def test_they_are_found_by_name_template_and_model_type():
         assert registry.of_model_type(spec.name) is registry.of_model_type(spec.model_type) is spec
 
     assert registry.of_template("qwen2_vl") is registry.of_model_type("llama") is registry.of_template(None) is None
-    with pytest.raises(registry.UnknownBackbone, match="no backbone 'llama'; there are: llava_onevision, "):
+    with pytest.raises(registry.UnknownBackbone, match="no backbone 'llama'; there are: .*llava_onevision, "):
         registry.get("llama")
 
 

@@ -127,16 +127,11 @@ def test_data_sets_are_registered(path):
 @each([path for path in TRAINING if path.parent.name != "quickstart"])
 def test_longest_video_fits_cutoff_len(path):
     recipe = load(path)
-    backbone = TEMPLATES[recipe["template"]].name
+    spec = TEMPLATES[recipe["template"]]
     time_tokens, text_tokens = 8, 150
-    if backbone == "llava_onevision":
-        assert recipe["frame_tokens"] == "onevision"
-        queries, frame = recipe["video_maxlen"], 14 * 14 + 1
-    else:
-        queries = recipe["video_maxlen"] // 2
-        frame = recipe["video_max_pixels"] // (32 if backbone == "qwen3_vl" else 28) ** 2 + 1
-        frame += 2 if backbone == "qwen3_vl" else 0
-
+    queries = recipe["video_maxlen"] // spec.temporal_patch_size
+    frame = spec.frame_tokens(recipe.get("video_max_pixels", 0))
+    assert recipe.get("frame_tokens", "onevision") == "onevision"
     needed = queries * (frame + time_tokens) + text_tokens
     assert queries == recipe["staq_num_queries"] == 64
     assert needed <= recipe["cutoff_len"] < 2 * needed

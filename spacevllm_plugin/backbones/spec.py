@@ -39,14 +39,21 @@ class BackboneSpec:
         tiny: `module:function` that builds a tiny stock model and its processor from a corpus, see `tiny.make_tiny`.
         processor_class: Class name of the processor that its checkpoints have.
         image_token: Stands for one visual token of an image in a prompt.
-        video_token: The same of a video.
+        video_token: The same of a video. Another one, by which a prompt tells them apart, even where the backbone has one
+            token for both: features take its place, so that any token of the tokenizer will do.
         special_tokens: What a template alone may write into a prompt, beside ChatML's; `<image>` and `<video>` in a text
             stand for files, and are none.
         default_system: System message of prompts that have none.
+        thought_words: What opens and closes a thought before an answer, as its chat template writes them; None for
+            backbones that do not think.
         hub_ids: Name in LlamaBoard -> base checkpoint on the hub.
         composite: None where LLaMA-Factory's own entry for the plain backbone is right.
         mrope: Positions are those of M-RoPE, which LLaMA-Factory's collator must know.
+        expert_block: `module:class` in transformers of a layer's router with its experts, for a mixture of experts: under
+            ZeRO-3 ranks whose tokens go through different experts must gather them all alike.
         temporal_patch_size: Frames that share a query in published checkpoints.
+        frame_tokens: Tokens of what shares a query in published checkpoints, the query and the marks around it included and
+            its time not, from `video_max_pixels`: what `cutoff_len` in a recipe must hold.
         quickstart: `KEY=VALUE` that the quickstart's training runs need beside their recipes.
         limits: What is known not to work, or to be less good than elsewhere; a line each.
         transformers: Releases that have its classes, beyond those that the plugin asks for.
@@ -65,10 +72,13 @@ class BackboneSpec:
     video_token: str
     special_tokens: tuple[str, ...] = ()
     default_system: str = ""
+    thought_words: tuple[str, str] | None = None
     hub_ids: Mapping[str, str] = field(default_factory=dict)
     composite: Composite | None = None
     mrope: bool = False
+    expert_block: str | None = None
     temporal_patch_size: int = 1
+    frame_tokens: Callable[[int], int] | None = None
     quickstart: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     transformers: str = ""
@@ -77,6 +87,11 @@ class BackboneSpec:
     def model_type(self) -> str:
         """Of a SpaceVLLM checkpoint on this backbone."""
         return PREFIX + self.name
+
+    @property
+    def empty_thought(self) -> str:
+        """What stands before an answer without a thought."""
+        return "".join(self.thought_words or ())
 
     @property
     def config_class(self) -> type:

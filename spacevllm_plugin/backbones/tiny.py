@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from transformers import GenerationConfig, Qwen2Tokenizer
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from ..data.prompts import INSTRUCTIONS, TIME_SENTENCE
 from .registry import get
@@ -43,11 +43,11 @@ CHAT_TEMPLATE = r"""
     {{- '<|im_end|>\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-    {{- '<|im_start|>assistant\n' -}}
+    {{- '<|im_start|>assistant\n@thought@' -}}
 {%- endif -%}
 """
 
-# Real embeddings are padded beyond the tokenizer, and the plugin takes one of those ids; so are these.
+# Most real embeddings are padded beyond the tokenizer; so are these.
 VOCAB_MULTIPLE = 64
 MIN_SPARE_IDS = 8
 
@@ -107,14 +107,28 @@ def default_corpus() -> list[str]:
 
 
 def train_tokenizer(
-    corpus: Iterable[str], special_tokens: Iterable[str], times: Iterable[str], phrases: Iterable[str]
-) -> Qwen2Tokenizer:
-    """Train a byte-level BPE that splits text as Qwen's does, with the special tokens after the text's as there."""
-    blank = Qwen2Tokenizer(unk_token=None, eos_token=None, pad_token=None)
+    corpus: Iterable[str],
+    special_tokens: Iterable[str],
+    times: Iterable[str],
+    phrases: Iterable[str],
+    tokenizer_class: type[PreTrainedTokenizerFast] = Qwen2Tokenizer,
+    **named_tokens: str,
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE that splits text as Qwen's does, with the special tokens after the text's as there.
+
+    Args:
+        corpus: The text.
+        special_tokens: Tokens that are never split.
+        times: Numbers that become one token each, where they stand alone.
+        phrases: Pieces of prompts that become one token each.
+        tokenizer_class: The backbone's own.
+        **named_tokens: More special tokens, by the tokenizer's attributes in which a processor looks for them.
+    """
+    blank = tokenizer_class(unk_token=None, eos_token=None, pad_token=None)
     trained = blank.train_new_from_iterator(corpus, vocab_size=1000, min_frequency=2, show_progress=False)
     model = json.loads(trained.backend_tokenizer.to_str())["model"]
 
-    tokenizer = Qwen2Tokenizer(
+    tokenizer = tokenizer_class(
         vocab=model["vocab"],
         merges=[tuple(pair) for pair in model["merges"]],
         unk_token=None,
@@ -122,6 +136,7 @@ def train_tokenizer(
         pad_token="<|endoftext|>",
         extra_special_tokens=list(special_tokens),
         model_max_length=TEXT["max_position_embeddings"],
+        **({"model_specific_special_tokens": named_tokens} if named_tokens else {}),
     )
     # Qwen writes a number digit by digit, which takes long to learn from nothing; a time is one token here.
     tokenizer.add_tokens([AddedToken(time, single_word=True, normalized=False) for time in times])
@@ -129,26 +144,31 @@ def train_tokenizer(
     return tokenizer
 
 
-def chat_template(marks: dict[str, str]) -> str:
-    """ChatML, with one mark for each image and each video of a message."""
-    return CHAT_TEMPLATE.replace("@image@", marks["image"]).replace("@video@", marks["video"])
+def chat_template(marks: dict[str, str], empty_thought: str = "") -> str:
+    """ChatML, with one mark for each image and each video of a message, and what stands before an answer."""
+    values = {**marks, "thought": empty_thought.replace("\n", r"\n")}
+    return re.sub("@(\\w+)@", lambda match: values[match.group(1)], CHAT_TEMPLATE)
 
 
-def text_part(tokenizer: Qwen2Tokenizer, **more) -> dict:
+def text_part(tokenizer: PreTrainedTokenizerFast, **more) -> dict:
     """The language model's part of a config."""
     vocab_size = VOCAB_MULTIPLE * math.ceil((len(tokenizer) + MIN_SPARE_IDS) / VOCAB_MULTIPLE)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     return {**TEXT, **ids, "vocab_size": vocab_size, **more}
 
 
-def _sharpen_attention(model: torch.nn.Module) -> None:
-    """Qwen3 normalises queries and keys: with heads of 32 and fresh norms no attention logit could pass 5.7.
+def sharpen_attention(model: torch.nn.Module, weight: float = QK_NORM) -> None:
+    """For backbones that normalise queries and keys: with heads of 32 and fresh norms no attention logit could pass 5.7.
 
     A trained checkpoint's norms have long grown beyond one; a short run would spend its steps on that alone.
+
+    Args:
+        model: Has `q_norm` and `k_norm` in its attention.
+        weight: What makes such a norm scale by `QK_NORM`.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("q_norm.weight", "k_norm.weight")):
-            parameter.data.fill_(QK_NORM)
+            parameter.data.fill_(weight)
 
 
 def make_tiny(backbone: str, out: Path, seed: int = 0, corpus: Iterable[str] | None = None, **variant: int) -> None:
@@ -173,6 +193,6 @@ def make_tiny(backbone: str, out: Path, seed: int = 0, corpus: Iterable[str] | N
     model.generation_config = GenerationConfig(
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id], pad_token_id=tokenizer.pad_token_id
     )
-    _sharpen_attention(model)
-    model.save_pretrained(out)
+    # Under their own names, as ours are: the older ones that transformers brings back are not read by each of its releases.
+    model.save_pretrained(out, save_original_format=False)
     processor.save_pretrained(out)

@@ -1,9 +1,12 @@
 """From a plain backbone to SpaceVLLM: the config, and the classes that transformers' auto classes find for it."""
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from ..modeling.configuration import STAQ_TOKEN, SpaceVLLMConfigMixin
 from .registry import UnknownBackbone, names, of_model_type, usable
@@ -45,8 +48,9 @@ def register_model(spec: BackboneSpec) -> None:
     AutoConfig.register(spec.model_type, spec.config_class, exist_ok=True)
     AutoModelForImageTextToText.register(spec.config_class, spec.model_class, exist_ok=True)
     # Checkpoints of the hub have older names for some weights; transformers knows the new ones by model type.
-    renamings = get_checkpoint_conversion_mapping(spec.name)
-    if renamings is not None:
+    renamings = get_checkpoint_conversion_mapping(spec.name) or []
+    renamings += [WeightRenaming(*names) for names in spec.model_class.weight_names.items()]
+    if renamings:
         register_checkpoint_conversion_mapping(spec.model_type, renamings, overwrite=True)
 
 
@@ -56,11 +60,24 @@ def register_all() -> None:
         register_model(spec)
 
 
-def upgrade_config(config: PreTrainedConfig, staq_token_id: int) -> PreTrainedConfig:
+def placeholder_ids(spec: BackboneSpec, tokenizer: Any) -> dict[str, int]:
+    """Ids of the tokens that stand for queries and visual tokens in a prompt, by their names in a config.
+
+    They may lie behind the embedding's last row: nothing looks them up there.
+    """
+    tokens = {"staq_token_id": STAQ_TOKEN, "image_token_id": spec.image_token, "video_token_id": spec.video_token}
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
+
+
+def upgrade_config(config: PreTrainedConfig, placeholders: Mapping[str, int]) -> PreTrainedConfig:
     """Turn a plain backbone's config into the SpaceVLLM config of that backbone; ours is returned as it is.
 
+    Args:
+        config: The checkpoint's.
+        placeholders: See `placeholder_ids`; where a config has an id of its own for visual tokens, that one holds.
+
     Raises:
-        ValueError: The backbone is not one of ours, or its embedding has no row left for the placeholder token.
+        UnknownBackbone: The backbone is not one of ours.
     """
     if isinstance(config, SpaceVLLMConfigMixin):
         upgraded = config
@@ -69,12 +86,9 @@ def upgrade_config(config: PreTrainedConfig, staq_token_id: int) -> PreTrainedCo
         values.pop("model_type")
         upgraded = spec_of(config.model_type, config.name_or_path or "this config").config_class(**values)
 
-    rows = upgraded.get_text_config().vocab_size
-    if staq_token_id >= rows:
-        raise ValueError(
-            f"No room for the placeholder token {STAQ_TOKEN}: it would get id {staq_token_id}, but the model's embedding "
-            f"has {rows} rows. Use a checkpoint whose embedding is padded beyond its tokenizer."
-        )
+    upgraded.staq_token_id = placeholders["staq_token_id"]
+    for name, token_id in placeholders.items():
+        if getattr(upgraded, name, None) is None:  # not every backbone's config knows a token for videos
+            setattr(upgraded, name, token_id)
 
-    upgraded.staq_token_id = staq_token_id
     return upgraded

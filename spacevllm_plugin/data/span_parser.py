@@ -73,6 +73,7 @@ _PARTS = re.compile(rf"{_NUMBER}\s*+(?:({_UNIT})(?![a-z]))?", re.IGNORECASE)
 _PLAIN = re.compile(rf"(?<![\d.:]){_NUMBER}(?![\d:])")
 
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
+_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 
 
@@ -81,11 +82,9 @@ def answer_part(text: str) -> str:
 
     Reasoning that was cut off before it ended leaves nothing.
     """
-    if "</think>" in text and "<think>" not in text:
-        # Some chat templates put the opening tag into the prompt.
-        text = text.rpartition("</think>")[2]
-
     text = _THINKING.sub(" ", text)
+    # Some chat templates put the opening tag into the prompt.
+    text = _THOUGHT.split(text)[-1]
     answers = _ANSWER.findall(text)
     return answers[-1] if answers else text
 
@@ -181,8 +180,9 @@ def rewrite_span(text: str, span_seconds: Span) -> str | None:
 
 
 def _plain_digits(text: str, span: Span) -> tuple[re.Match, re.Match] | None:
-    """Where a span's two numbers stand in a text; None where they are clocks or another unit."""
-    numbers = list(_PLAIN.finditer(text))
+    """Where a span's two numbers stand in a text, behind its reasoning; None where they are clocks or another unit."""
+    begin = max((match.end() for match in _THOUGHT.finditer(text)), default=0)
+    numbers = list(_PLAIN.finditer(text, begin))
     pairs = zip(numbers, numbers[1:])
     return next((pair for pair in pairs if tuple(float(match.group()) for match in pair) == span), None)
 

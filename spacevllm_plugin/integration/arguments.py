@@ -79,6 +79,9 @@ def install(module: ModuleType) -> None:
 
             refuse_unfit(model_args, data_args, finetuning_args)
             model_args.backbone = spec.name
+            if spec.thought_words is not None and "enable_thinking" not in model_args.given:
+                # LLaMA-Factory's default is to think, which takes longer than an answer may be, and boxes do not need it.
+                data_args.enable_thinking = False
 
         verify_model_args(model_args, data_args, finetuning_args)
 
@@ -89,12 +92,12 @@ def install(module: ModuleType) -> None:
         Attributes:
             given: Names of the options, of whatever class, that the user gave.
             backbone: The chosen template's; None where the template is none of ours.
-            staq_token_id: The placeholder token's, once there is a tokenizer.
+            placeholder_ids: See `backbones.upgrade.placeholder_ids`, once there is a tokenizer.
         """
 
         given: list[str] = field(default_factory=list, init=False)
         backbone: str | None = field(default=None, init=False)
-        staq_token_id: int | None = field(default=None, init=False)
+        placeholder_ids: dict[str, int] | None = field(default=None, init=False)
 
         def __post_init__(self) -> None:
             TrainingOptions.__post_init__(self)

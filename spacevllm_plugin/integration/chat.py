@@ -3,14 +3,17 @@
 import json
 import re
 import threading
+from collections.abc import Iterable, Iterator
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
+from ..backbones import registry
 from ..data.media import in_order
 from ..data.plan import VideoPlan
 from ..data.span_parser import read_span
 from ..data.targets import pixel_box
+from ..data.thoughts import spoken
 from .request_files import as_files
 from .template import is_ours
 
@@ -30,11 +33,29 @@ class TubeReply:
         messages: The conversation, with its media tags.
         images: Its images.
         videos: Its videos.
+        thought_words: See `BackboneSpec`.
     """
 
-    def __init__(self, prompter: Any, messages: list[dict[str, str]], images: list[Any], videos: list[Any]) -> None:
+    def __init__(
+        self,
+        prompter: Any,
+        messages: list[dict[str, str]],
+        images: list[Any],
+        videos: list[Any],
+        thought_words: tuple[str, str] | None = None,
+    ) -> None:
+        self.thought_words = thought_words
         self.sink: list[Any] = []
         self.plans = in_order(messages, *prompter.plan(images, videos))
+
+    def complete(self, pieces: Iterable[str]) -> Iterator[str]:
+        """What is shown of a reply that comes in pieces: its text without a thought, then the block."""
+        text = ""
+        for piece in spoken(pieces, self.thought_words):
+            text += piece
+            yield piece
+
+        yield self.block(text)
 
     def block(self, text: str) -> str:
         """The JSON block for a reply; empty where the prompt held no image or video.
@@ -89,7 +110,8 @@ def install(module: ModuleType) -> None:
             gen_kwargs, prompt_length = process_args(*stock, messages, system, tools, images, videos, *rest, **kwargs)
             # The call above has written the tags of media that the user did not place into the messages.
             prompter = template.mm_plugin.prompter(processor)
-            _call.reply = TubeReply(prompter, messages, images or [], videos or [])
+            thought_words = registry.get(template.mm_plugin.backbone).thought_words
+            _call.reply = TubeReply(prompter, messages, images or [], videos or [], thought_words)
 
         gen_kwargs["box_sink"] = _call.reply.sink
         return gen_kwargs, prompt_length
@@ -98,7 +120,7 @@ def install(module: ModuleType) -> None:
     def _chat(*args, **kwargs):
         responses = chat(*args, **kwargs)
         for response in responses if _call.reply is not None else []:
-            response.response_text += _call.reply.block(response.response_text)
+            response.response_text = "".join(_call.reply.complete([response.response_text]))
 
         return responses
 
@@ -110,16 +132,13 @@ def install(module: ModuleType) -> None:
             return stream
 
         def pieces():
-            text = ""
             try:
                 while True:
-                    piece = stream()
-                    text += piece
-                    yield piece
+                    yield stream()
             except StopAsyncIteration:
-                yield reply.block(text)
+                return
 
-        iterator = pieces()
+        iterator = reply.complete(pieces())
 
         def stream_with_block():
             try:

@@ -25,7 +25,7 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "_verify_model_args": ["model_args", "data_args", "finetuning_args"],
     },
     "llamafactory.data.mm_plugin": {"register_mm_plugin": ["name", "plugin_class"], "BasePlugin": None},
-    "llamafactory.data.template": {"register_template": None, "Template": None},
+    "llamafactory.data.template": {"register_template": None, "Template": None, "ReasoningTemplate": None},
     "llamafactory.data.converter": {"register_dataset_converter": ["name", "dataset_converter"]},
     "llamafactory.data.loader": {
         "_load_single_dataset": ["dataset_attr", "model_args", "data_args", "training_args"],

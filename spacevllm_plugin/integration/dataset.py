@@ -141,9 +141,11 @@ def replace_cutoff(data_args: Any, cutoff_len: int) -> Any:
 
 def token_settings(template: Any, tokenizer: Any, processor: Any) -> dict[str, Any]:
     """Everything that the tokens of a row with media depend on, the media apart."""
-    options = RunOptions.on(processor)
+    options, spec = RunOptions.on(processor), registry.get(template.mm_plugin.backbone)
+    thinking = {} if spec.thought_words is None else {"enable_thinking": template.enable_thinking}
     return {
-        "template": registry.get(template.mm_plugin.backbone).template,
+        "template": spec.template,
+        **thinking,
         STAQ_TOKEN: tokenizer.convert_tokens_to_ids(STAQ_TOKEN),
         **{name: getattr(options.grounding, name) for name in PROMPT_OPTIONS},
         **vars(options.preprocessing),

@@ -1,13 +1,17 @@
 """Hook on `model.loader`: a plain backbone becomes a SpaceVLLM model when a template of ours was chosen."""
 
 from functools import wraps
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
+from transformers.integrations import is_deepspeed_zero3_enabled
+
 from ..backbones import registry
-from ..backbones.upgrade import register_configs, register_model, spec_of, upgrade_config
+from ..backbones.spec import BackboneSpec
+from ..backbones.upgrade import placeholder_ids, register_configs, register_model, spec_of, upgrade_config
 from ..data.plan import Preprocessing
-from ..modeling.configuration import STAQ_TOKEN, GroundingOptions, SpaceVLLMConfigMixin
+from ..modeling.configuration import GroundingOptions, SpaceVLLMConfigMixin
 from ..modeling.grounding_model import HEAD_MODULES
 from .checkpoint import apply_recorded
 from .options import RunOptions, read_options
@@ -60,6 +64,20 @@ def keep_heads_unquantised(init_kwargs: dict[str, Any]) -> None:
             setattr(quantization, name, [*(getattr(quantization, name) or ["lm_head"]), *HEAD_MODULES])
 
 
+def weigh_router_loss(config: Any, weight: float | None) -> None:
+    """`moe_aux_loss_coef`, which LLaMA-Factory sets by model types that it knows; the checkpoint's own if not given."""
+    if weight is not None:
+        config.get_text_config().router_aux_loss_coef = weight
+
+
+def gather_experts_alike(model: Any, spec: BackboneSpec) -> None:
+    """Under ZeRO-3, what `add_z3_leaf_module` does for the model types that LLaMA-Factory knows."""
+    if spec.expert_block is not None:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        set_z3_leaf_modules(model, [resolve_name(spec.expert_block)])
+
+
 def install(module: ModuleType) -> None:
     """Wrap the loaders."""
     register_configs()
@@ -86,7 +104,7 @@ def install(module: ModuleType) -> None:
             return config
 
         register_model(registry.get(backbone))
-        config = upgrade_config(config, model_args.staq_token_id)
+        config = upgrade_config(config, model_args.placeholder_ids)
         config.grounding = read_options(GroundingOptions, model_args).as_dict()
         config.preprocessing = vars(read_options(Preprocessing, model_args))
         return config
@@ -94,9 +112,12 @@ def install(module: ModuleType) -> None:
     @wraps(patch_config)
     def _patch_config(config, tokenizer, model_args, init_kwargs, is_trainable):
         patch_config(config, tokenizer, model_args, init_kwargs, is_trainable)
-        if backbone_of(model_args) is not None:
+        backbone = backbone_of(model_args)
+        if backbone is not None:
             keep_heads_unquantised(init_kwargs)
             keep_on_one_gpu(config, init_kwargs)
+            if is_trainable and registry.get(backbone).expert_block is not None:
+                weigh_router_loss(config, model_args.moe_aux_loss_coef)
 
     @wraps(apply_liger_kernel)
     def _apply_liger_kernel(config, model_args, is_trainable, require_logits):
@@ -111,7 +132,7 @@ def install(module: ModuleType) -> None:
     def _load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
         ours = backbone_of(model_args) is not None
         if ours:
-            model_args.staq_token_id = tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
+            model_args.placeholder_ids = placeholder_ids(registry.get(model_args.backbone), tokenizer)
             save_heads_with_adapter(finetuning_args)
             if not isinstance(load_config(model_args), SpaceVLLMConfigMixin):
                 says = "Plain backbone: the queries and the space decoder start from fresh weights."
@@ -123,6 +144,9 @@ def install(module: ModuleType) -> None:
         model = load_model(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
         if ours and is_trainable and finetuning_args.finetuning_type == "freeze":
             unfreeze_heads(model)
+
+        if ours and is_deepspeed_zero3_enabled():
+            gather_experts_alike(model, registry.get(model_args.backbone))
 
         return model
 

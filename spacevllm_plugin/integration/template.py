@@ -17,7 +17,7 @@ def is_ours(template: Any) -> bool:
 def install(module: ModuleType) -> None:
     """Register the templates."""
 
-    class SpaceVLLMTemplate(module.Template):
+    class SpaceVLLMTemplateMixin:
         """Gives the tokenizer the placeholder token, and checks texts of its own."""
 
         def fix_special_tokens(self, tokenizer) -> None:
@@ -30,6 +30,12 @@ def install(module: ModuleType) -> None:
             check_text(system or "", "system")
             check_text(tools or "", "tools")
             return super()._encode(tokenizer, messages, system, tools)
+
+    class SpaceVLLMTemplate(SpaceVLLMTemplateMixin, module.Template):
+        """Of backbones that do not think."""
+
+    class SpaceVLLMReasoningTemplate(SpaceVLLMTemplateMixin, module.ReasoningTemplate):
+        """Puts an empty thought before answers that come without one: as `enable_thinking` says, asked or learned."""
 
     for spec in registry.usable():
         module.register_template(
@@ -48,5 +54,6 @@ def install(module: ModuleType) -> None:
                 video_token=spec.video_token,
                 backbone=spec.name,
             ),
-            template_class=SpaceVLLMTemplate,
+            thought_words=spec.thought_words,
+            template_class=SpaceVLLMReasoningTemplate if spec.thought_words else SpaceVLLMTemplate,
         )

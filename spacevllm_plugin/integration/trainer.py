@@ -69,8 +69,9 @@ def grounding_trainer(base: type) -> type:
 
             self.model_accepts_loss_kwargs = True
             self._num_boxes: torch.Tensor | None = None
-            presence = self.grounding_model.presence_layer is not None
-            self._loss_parts = (*LOSS_PARTS, PRESENCE_PART) if presence else LOSS_PARTS
+            self._num_micro_batches = 1
+            presence = (PRESENCE_PART,) if self.grounding_model.presence_layer is not None else ()
+            self._loss_parts = (*LOSS_PARTS, *presence, *self.grounding_model.extra_loss_weights)
             self._part_sums = dict.fromkeys(self._loss_parts, 0.0)
             self._anchor_sums = torch.zeros(len(ANCHOR_FIGURES) + 1, device=self.args.device)
             self._parts_logged_at = 0
@@ -100,19 +101,23 @@ def grounding_trainer(base: type) -> type:
 
         def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
             boxes = count_boxes(batch_samples, device)
+            self._num_micro_batches = len(batch_samples)
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 boxes = self.accelerator.gather(boxes).sum()
+                self._num_micro_batches *= self.args.world_size  # every rank takes as many
 
             self._num_boxes = boxes
             return super()._get_num_items_in_batch(batch_samples, device)
 
         def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-            inputs = {**inputs, "num_boxes_in_batch": self._num_boxes}
+            counts = {"num_boxes_in_batch": self._num_boxes, "num_micro_batches": self._num_micro_batches}
+            inputs = {**inputs, **counts}
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
             if model.training:
                 scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+                parts = {**outputs, **(outputs.extra_losses or {})}
                 for name in self._loss_parts:
-                    part = getattr(outputs, name)
+                    part = parts.get(name)
                     if part is not None:  # fp32: FSDP 2 hands out bf16, in which sums soon stop growing
                         self._part_sums[name] = self._part_sums[name] + part.detach().float() * scale
 

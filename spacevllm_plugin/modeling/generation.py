@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import torch
+from transformers import LogitsProcessorList
 
 
 # Generation runs in one thread from the prefill to the last token; several may run at once in a server.
@@ -18,6 +19,17 @@ def keep_prefill_boxes(boxes: torch.Tensor) -> None:
         rows = boxes.detach().split(_generation.sizes) if _generation.copies > 1 else [boxes.detach()]
         sink.append(torch.cat(rows[:: _generation.copies]))
         _generation.sink = None  # without a cache every step is a prefill
+
+
+class _VocabularyOnly(LogitsProcessorList):
+    """Shows the processors no placeholder that has no score: some, as for repetitions, look up the score of each token."""
+
+    def __init__(self, processors: LogitsProcessorList, instead: int) -> None:
+        super().__init__(processors)
+        self.instead = instead
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.FloatTensor:
+        return super().__call__(input_ids.masked_fill(input_ids >= scores.shape[-1], self.instead), scores, **kwargs)
 
 
 class SpaceVLLMGenerationMixin:
@@ -40,6 +52,10 @@ class SpaceVLLMGenerationMixin:
             return super().generate(*args, **kwargs)
         finally:
             _generation.sink = None
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        # An image's token is in every vocabulary, and is no answer either.
+        return _VocabularyOnly(super()._get_logits_processor(*args, **kwargs), self.visual_token_ids[0])
 
     def _expand_inputs_for_generation(
         self,

@@ -1,7 +1,9 @@
 """The model: a backbone with queries in its prompt and a space decoder on its last states."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from .layer_input import layer_input
 from .layout import Layout, QueryIndex, index_queries
 from .losses import presence_loss, space_losses
 from .queries import STAQEmbedding
-from .space_decoder import Decoded, ScaledStates, SpaceDecoder
+from .space_decoder import Decoded, FP32Affine, ScaledStates, SpaceDecoder
 
 
 # The modules that a backbone does not have: trained in full beside LoRA, never quantised.
@@ -54,6 +56,7 @@ class SpaceVLLMOutput(ModelOutput):
         presence: (total_queries,) logits of the presence head, zeros where `boxes` are; None without it.
         loss_presence: The presence loss, unweighted.
         anchor_sums: (3,) with labels, see `anchor.anchor_sums`; None with `box_anchor: none`.
+        extra_losses: The language model's further losses by name, unweighted; None where nothing learns from them.
     """
 
     loss: torch.Tensor | None = None
@@ -69,6 +72,7 @@ class SpaceVLLMOutput(ModelOutput):
     presence: torch.Tensor | None = None
     loss_presence: torch.Tensor | None = None
     anchor_sums: torch.Tensor | None = None
+    extra_losses: dict[str, torch.Tensor] | None = None
 
 
 class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
@@ -79,6 +83,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     """
 
     visual_inputs: tuple[str, ...]  # names of the tensors that `embed_visual` takes
+    # Names of weights in files -> names here, as patterns: what other releases of transformers wrote, and it does not know.
+    weight_names: Mapping[str, str] = MappingProxyType({})
     per_query_inputs: tuple[str, ...] = ("staq_layout",)  # tensors with one line per query token
 
     def __init__(self, config: Any) -> None:
@@ -103,12 +109,24 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             self._no_split_modules = {*self._no_split_modules, SpaceDecoder.__name__}
 
     def _init_weights(self, module: torch.nn.Module) -> None:
+        std = self.config.get_text_config().initializer_range
         if isinstance(module, STAQEmbedding):  # not every backbone initialises embeddings
-            initialization.normal_(module.weight, std=self.config.get_text_config().initializer_range)
+            initialization.normal_(module.weight, std=std)
+        elif isinstance(module, FP32Affine):  # transformers 5.8 initialises a copy of half-precision weights
+            initialization.normal_(module.weight, std=std)
+            initialization.zeros_(module.bias)
         elif isinstance(module, ScaledStates):
             initialization.zeros_(module.log_scale)
         else:
             super()._init_weights(module)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does, each weight under its own name.
+
+        Transformers would bring back the older names of the checkpoints on the hub, but each release its own way: others
+        do not find the weights again, and its trainer, which looks for them as they are called here, resumes without.
+        """
+        super().save_pretrained(*args, **{**kwargs, "save_original_format": False})
 
     @property
     def visual_token_ids(self) -> tuple[int, int]:
@@ -137,6 +155,32 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         """Position ids of a prompt; None lets the language model count."""
         return None
 
+    def run_language_model(self, **inputs: Any) -> Any:
+        """The language model's output, for a backbone whose language model needs more than to be called.
+
+        Args:
+            **inputs: `inputs_embeds` (batch, sequence, d), `attention_mask`, `position_ids`, `past_key_values` and
+                whatever else `forward` passes on.
+        """
+        return self.model.language_model(input_ids=None, **inputs)
+
+    @property
+    def extra_loss_weights(self) -> dict[str, float]:
+        """Weights of the language model's further losses, by the names they are logged under; those that count only."""
+        return {}
+
+    def extra_losses(self, outputs: Any, attention_mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Further losses of the language model, such as a router's; asked for only where gradients are kept.
+
+        Args:
+            outputs: What `run_language_model` has returned.
+            attention_mask: As given to it.
+
+        Returns:
+            A mean over this batch for each name of `extra_loss_weights`, (), unweighted.
+        """
+        return {}
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -153,6 +197,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         video_grid_thw: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_boxes_in_batch: torch.Tensor | int | None = None,
+        num_micro_batches: int = 1,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> SpaceVLLMOutput:
@@ -174,6 +219,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             video_grid_thw: Qwen: patch grid of each video.
             num_items_in_batch: Supervised tokens of the whole accumulated batch of all ranks; None: of this one.
             num_boxes_in_batch: True boxes of the whole accumulated batch of all ranks; None: of this one.
+            num_micro_batches: Calls like this one that the whole accumulated batch of all ranks takes.
             logits_to_keep: As in transformers.
             **kwargs: Passed on to the language model.
         """
@@ -186,8 +232,16 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         visual = {name: given[name] for name in self.visual_inputs}
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         is_prefill = input_ids is not None and past_length == 0
+        is_placeholder = None
+        if input_ids is not None and (is_prefill or input_ids.shape[1] > 1):
+            # A single one has been generated, and to look at each would make the host wait for the device.
+            ids = [*self.visual_token_ids, self.config.staq_token_id]
+            is_placeholder = torch.isin(input_ids, torch.tensor(ids, device=input_ids.device))
+
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+            # Queries and features take the places of these, which may be tokens that the embedding has no rows for.
+            known = input_ids if is_placeholder is None else input_ids.masked_fill(is_placeholder, 0)
+            inputs_embeds = self.get_input_embeddings()(known)
             # A model may be spread over GPUs: all that is looked up in the prompt is, where its embeddings are.
             input_ids = input_ids.to(inputs_embeds.device)
             staq_layout = staq_layout.to(inputs_embeds.device) if staq_layout is not None else None
@@ -213,11 +267,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
             inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
             kwargs.update(language_inputs)
-        elif is_prefill:
-            self._refuse_media(input_ids, WITHOUT_LAYOUT)
-        elif input_ids is not None and input_ids.shape[1] > 1:
-            # A single one has been generated, and to look at each would make the host wait for the device.
-            self._refuse_media(input_ids, BEHIND_A_CACHE)
+        elif is_placeholder is not None and is_placeholder.any():
+            raise ValueError(WITHOUT_LAYOUT if is_prefill else BEHIND_A_CACHE)
 
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
@@ -225,8 +276,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         language_model = self.model.language_model
         needs_earlier = layout is not None and self.presence_layer is not None
         with layer_input(language_model.layers[self.presence_layer]) if needs_earlier else nullcontext() as earlier:
-            outputs = language_model(
-                input_ids=None,
+            outputs = self.run_language_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -250,6 +300,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
 
         if labels is not None:
             self._add_language_loss(result, states, labels, supervised, num_items_in_batch)
+            if self.extra_loss_weights and torch.is_grad_enabled():
+                self._add_extra_losses(result, self.extra_losses(outputs, attention_mask), num_micro_batches)
+
             if layout is not None:
                 self._add_space_losses(result, layout, box_targets, num_boxes_in_batch)
                 if anchor is not None:
@@ -261,11 +314,6 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             result.logits = self.lm_head(states[:, kept, :])
 
         return result
-
-    def _refuse_media(self, input_ids: torch.Tensor, why: str) -> None:
-        ids = torch.tensor([*self.visual_token_ids, self.config.staq_token_id], device=input_ids.device)
-        if torch.isin(input_ids, ids).any():
-            raise ValueError(why)
 
     def _decode_boxes(
         self, total: int, index: QueryIndex, states: torch.Tensor, earlier: torch.Tensor | None
@@ -304,6 +352,14 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         count = len(row) if num_items_in_batch is None else num_items_in_batch
         count = torch.as_tensor(count, device=total.device, dtype=torch.float32).clamp(min=1)
         result.loss = result.loss_lm = total / count
+
+    def _add_extra_losses(
+        self, result: SpaceVLLMOutput, losses: dict[str, torch.Tensor], num_micro_batches: int
+    ) -> None:
+        # Each is a mean of its own, with nothing to count: shares of equal size make up the whole batch's.
+        result.extra_losses = {name: loss / num_micro_batches for name, loss in losses.items()}
+        for name, loss in result.extra_losses.items():
+            result.loss = result.loss + (self.extra_loss_weights[name] * loss).to(result.loss.device)
 
     def _add_space_losses(
         self,

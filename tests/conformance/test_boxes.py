@@ -42,6 +42,25 @@ def test_boxes_and_logits_of_a_prompt_are_the_same_in_any_batch(engine, prompts)
                 assert torch.allclose(own, row.boxes, **CLOSE)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_of_a_prompt_alone_changes_nothing(engine, prompts, side):
+    """A batch of one takes other ways upstream; and what stands for padding may have an embedding like any other."""
+    embedding, pad = engine.model.get_input_embeddings().weight, engine.processor.tokenizer.pad_token_id
+    before = embedding.detach()[pad].clone()
+    try:
+        embedding.data[pad] = embedding.data[pad + 1] + 1
+        for item in prompts(engine).values():
+            alone, padded = collate(engine, [item]), collate(engine, [item], side, extra=3)
+            expected, found = run(engine, alone), run(engine, padded)
+            real = padded["attention_mask"][0].bool()
+            assert torch.allclose(found.logits[0, real], expected.logits[0], atol=1e-4)
+            assert found.boxes is expected.boxes is None or torch.allclose(found.boxes, expected.boxes, **CLOSE)
+            if side == "left":
+                assert torch.equal(generate(engine, padded)[0], generate(engine, alone)[0])
+    finally:
+        embedding.data[pad] = before
+
+
 def test_boxes_differ_between_frames_and_prompts(engine, prompts):
     """Guards the tests above: equal boxes everywhere would pass them."""
     boxes = run(engine, collate(engine, [prompts(engine)["mixed"]])).boxes
@@ -270,6 +289,27 @@ def test_new_media_behind_a_cache_are_refused_and_text_is_not(engine, media, fir
 
     ids = torch.cat([output.sequences, torch.tensor([[5, 6, 7]])], dim=1)
     generate(engine, {"input_ids": ids}, past_key_values=output.past_key_values)
+
+
+@pytest.mark.parametrize("name", ["text", "video"])
+def test_several_tokens_behind_a_cache_are_read_as_in_one_piece(engine, prompts, name):
+    item = prompts(engine)[name]
+    inputs = collate(engine, [item])
+    with torch.no_grad():
+        start = engine.model.generate(**inputs, **GREEDY, return_dict_in_generate=True)
+        ids = torch.cat([start.sequences, torch.tensor([[5, 6, 7, 8]])], dim=1)
+        more = engine.model.generate(
+            input_ids=ids,
+            past_key_values=start.past_key_values,
+            **GREEDY,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+
+    longer = copy.copy(item)
+    object.__setattr__(longer, "token_ids", more.sequences[0].tolist())
+    expected = run(engine, collate(engine, [longer])).logits[0, ids.shape[1] - 1 : -1]
+    assert torch.allclose(torch.cat(more.logits), expected, atol=1e-4)
 
 
 def test_pixels_and_prompt_must_agree(engine, prompts):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from conftest import BACKBONES, CLOSE, collate, run, staq_id
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from runs import TEMPLATES, largest_difference, train, weights, write_data
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from spacevllm_plugin.backbones.upgrade import upgrade_config
+from spacevllm_plugin.integration.engine_loader import load_engine
 
 
 def test_a_saved_model_loads_back_as_itself(engine, prompts, tmp_path):
@@ -32,24 +33,42 @@ def test_a_plain_base_keeps_its_text_logits(engine, tiny_base, prompts):
     assert {name.split(".")[0] for name in set(ours) - set(stock.state_dict())} == {"staq_embedding", "space_decoder"}
 
 
-def test_fresh_heads_are_initialised(engine):
-    heads = {**dict(engine.model.space_decoder.named_parameters()), "staq": engine.model.staq_embedding.weight}
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_fresh_heads_are_initialised(engine, tiny_base, tmp_path, precision):
+    """On checkpoints in half precision, too, as the hub has them."""
+    base = tiny_base(engine.template.mm_plugin.backbone)
+    AutoModelForImageTextToText.from_pretrained(base).to(precision).save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(base).save_pretrained(tmp_path)
+    model = load_engine(str(tmp_path), presence_head=True, space_decoder_attention="projected").model
+    heads = {**dict(model.space_decoder.named_parameters()), "staq": model.staq_embedding.weight}
+    assert {value.dtype for value in heads.values()} == {precision}
     for name, value in heads.items():
         assert value.isfinite().all()
         assert (value.abs().max() == 0) if name.endswith("bias") else (0.005 < value.std() < 0.2), name
 
 
-def test_the_placeholder_takes_an_id_inside_the_embedding(engine, tiny_base):
-    rows = engine.model.get_input_embeddings().weight.shape[0]
-    plain = AutoTokenizer.from_pretrained(tiny_base(engine.template.mm_plugin.backbone))
-    assert len(plain) <= staq_id(engine) < rows
+def test_a_file_names_the_weights_as_the_model_does(engine, tmp_path):
+    """Older names would be brought back by each release of transformers in its own way, which others do not read."""
+    engine.model.save_pretrained(tmp_path)
+    saved, own = weights(tmp_path), engine.model.state_dict()
+    assert saved.keys() == own.keys() - {"lm_head.weight"} and engine.model.config.tie_word_embeddings
+    assert largest_difference(saved, {name: own[name] for name in saved}) == 0
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_no_room_for_the_placeholder_is_a_clear_error(tiny_base, backbone):
-    config = AutoConfig.from_pretrained(tiny_base(backbone))
-    rows = config.get_text_config().vocab_size
-    with pytest.raises(ValueError, match=rf"No room for the placeholder token .* id {rows}, .* has {rows} rows"):
-        upgrade_config(config, rows)
-
-    assert upgrade_config(config, rows - 1).staq_token_id == rows - 1
+def test_a_resumed_full_run_ends_where_the_whole_one_does(tiny_base, synthetic_set, tmp_path, backbone):
+    """The trainer looks for the weights of a checkpoint under the model's own names, and takes what it finds."""
+    row = synthetic_set.of("stvg").model_dump(exclude_none=True)
+    row["videos"] = [str(synthetic_set.folder / path) for path in row["videos"]]
+    data = write_data(tmp_path / "data", [row, {**row, "id": "again"}])
+    given = {
+        "dataset": "rows",
+        "template": TEMPLATES[backbone],
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 3,
+    }
+    train(tiny_base(backbone), data, tmp_path / "whole", **given)
+    last = str(tmp_path / "whole" / "checkpoint-2")
+    train(tiny_base(backbone), data, tmp_path / "resumed", resume_from_checkpoint=last, **given)
+    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "resumed")) < 1e-6

@@ -35,7 +35,7 @@ def test_quantised_backbone_and_whole_heads(backbone, tmp_path):
     engine = load_engine(str(base), str(out), infer_dtype="float32", quantization_bit=4)
     heads = {name: p for name, p in engine.model.named_parameters() if is_head(name)}
     quantised = [name for name, m in engine.model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
-    assert any(".layers.0.self_attn.q_proj" in name for name in quantised)
+    assert any("language_model.layers.0." in name for name in quantised)
     assert not any(is_head(name) for name in quantised)
     saved = {name: tensor for name, tensor in weights(out).items() if is_head(name)}
     assert saved and all(tensor.dtype == torch.float32 for tensor in saved.values())

@@ -9,6 +9,8 @@ from conftest import BACKBONES, collate, supervised
 from fake_devices import FakeDevices
 from runs import TEMPLATES
 
+from spacevllm_plugin.backbones import registry
+from spacevllm_plugin.backbones.upgrade import placeholder_ids
 from spacevllm_plugin.integration.placement import first_with_room, weight_bytes
 
 
@@ -113,7 +115,7 @@ def test_only_what_does_not_fit_one_gpu_is_spread(tiny_base, monkeypatch, backbo
     model_args, data_args, _, _ = get_infer_args(given)
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     get_template_and_fix_tokenizer(tokenizer, data_args)
-    model_args.staq_token_id = tokenizer.convert_tokens_to_ids("<|staq|>")
+    model_args.placeholder_ids = placeholder_ids(registry.get(backbone), tokenizer)
     config, init_kwargs = loader.load_config(model_args), {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free, free))

@@ -4,9 +4,11 @@ import copy
 import shutil
 
 import numpy as np
+import pytest
 import torch
 from conftest import CLOSE, collate, picture, prompt, run, text_of
 from prompting import lines_of
+from safetensors.torch import save_file
 
 from spacevllm_plugin.data.video import read
 from spacevllm_plugin.modeling.configuration import GroundingOptions
@@ -70,20 +72,40 @@ def test_llava_video_frames_are_averages_with_a_newline_a_row(make_engine, media
     assert len(boxes) == 2
 
 
-def test_llava_checkpoints_with_the_hubs_names_load_whole(make_engine, tiny_base, prompts, tmp_path):
-    """`language_model.model.…` and no prefix, as llava-hf's checkpoints have it."""
-    from safetensors.torch import load_file, save_file
+# How releases of transformers have named the weights of a checkpoint: here without `vision_model.`, which 5.8 has not.
+LAYOUTS = {
+    "of the hub": {"model.language_model": "language_model.model", "model.vision_tower": "vision_tower.vision_model"},
+    "saved by 5.5": {
+        "model.language_model": "model.language_model.model",
+        "model.vision_tower": "model.vision_tower.vision_model",
+    },
+    "saved by 5.8": {"model.language_model": "language_model.model", "model.vision_tower": "vision_tower"},
+    "of 5.5's class": {"model.vision_tower": "model.vision_tower.vision_model"},
+    "of 5.8's class": {},
+}
 
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_llava_checkpoints_with_other_names_load_whole(make_engine, tiny_base, tmp_path, layout):
     from spacevllm_plugin.integration.engine_loader import load_engine
 
-    base = tiny_base("llava_onevision")
-    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
-    weights = {name.removeprefix("model."): value for name, value in load_file(base / "model.safetensors").items()}
-    assert "language_model.model.norm.weight" in weights
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    engine = make_engine("llava_onevision")
+    shutil.copytree(tiny_base("llava_onevision"), tmp_path, dirs_exist_ok=True)
+    own, renamed = engine.model.state_dict(), {}
+    for name, value in own.items():
+        name = name.replace("vision_tower.vision_model.", "vision_tower.")
+        start = next((start for start in LAYOUTS[layout] if name.startswith(f"{start}.")), "")
+        name = LAYOUTS[layout].get(start, "") + name.removeprefix(start)
+        if layout in ("of the hub", "saved by 5.8"):
+            name = name.removeprefix("model.")
+
+        if name != "lm_head.weight":
+            renamed[name] = value.clone()
+
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = load_engine(str(tmp_path), infer_dtype="float32").model.state_dict()
-    for name, value in make_engine("llava_onevision").model.state_dict().items():
-        assert name.startswith(("staq", "space")) or torch.equal(value, loaded[name]), name
+    assert loaded.keys() == own.keys()
+    assert all(torch.equal(value, loaded[name]) for name, value in own.items())
 
 
 def test_llava_frames_are_those_of_its_own_processor(make_engine, files):

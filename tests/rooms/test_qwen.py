@@ -15,15 +15,16 @@ from spacevllm_plugin.data.video import read
 from spacevllm_plugin.modeling.configuration import GroundingOptions
 
 
-QWEN = ("qwen3_vl", "qwen2_5_vl")
+QWEN = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen3_5")
 
 
 def qwen(make_engine, backbone):
     return make_engine(backbone).model
 
 
-def test_qwen3_positions_are_the_stock_models(make_engine, prompts):
-    engine = make_engine("qwen3_vl")
+@pytest.mark.parametrize("backbone", ["qwen3_vl", "qwen3_vl_moe"])
+def test_qwen3_positions_are_the_stock_models(make_engine, prompts, backbone):
+    engine = make_engine(backbone)
     items = [prompts(engine)[name] for name in ("video", "mixed", "text", "image")]
     for side in ("left", "right"):
         inputs = collate(engine, items, side)

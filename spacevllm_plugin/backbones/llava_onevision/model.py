@@ -24,6 +24,11 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
     # Upstream names a layer class that this model does not have, which FSDP refuses.
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
     visual_inputs = ("pixel_values",)
+    # The language model's as 5.5 saved them, and the vision tower's as 5.8 does.
+    weight_names = {
+        r"^model\.language_model\.model\.": "model.language_model.",
+        r"vision_tower\.(?!vision_model\.)": "vision_tower.vision_model.",
+    }
     per_query_inputs = ("staq_layout", "pixel_values")
 
     def embed_visual(

@@ -16,6 +16,7 @@ SPEC = BackboneSpec(
     image_token="<image>",
     video_token="<video>",
     default_system="You are a helpful assistant.",
+    frame_tokens=lambda pixels: 14 * 14 + 1,
     hub_ids={
         "SpaceVLLM-LLaVA-OneVision-0.5B": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
         "SpaceVLLM-LLaVA-OneVision-7B": "llava-hf/llava-onevision-qwen2-7b-ov-hf",

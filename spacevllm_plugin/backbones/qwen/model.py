@@ -38,7 +38,7 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         return inputs_embeds, self.deepstack_inputs(output, visual_mask, order)
 
     def deepstack_inputs(self, output: Any, visual_mask: torch.Tensor, order: torch.Tensor) -> dict[str, Any]:
-        """Further features that the language model takes; none but in Qwen3-VL."""
+        """Further features that the language model takes; none but with a deepstack."""
         return {}
 
     def prefill_positions(
@@ -79,3 +79,39 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
             vision_positions = text_positions[None].expand(3, -1, -1)
 
         return torch.cat([text_positions[None], vision_positions])
+
+
+class SpaceVLLMQwen3Mixin(SpaceVLLMQwenMixin):
+    """Positions as Qwen3-VL and its heirs count them: each frame of a video is a picture of its own."""
+
+    def get_rope_index(
+        self,
+        input_ids: torch.Tensor,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        staq_layout: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """M-RoPE positions, (3, batch, sequence), and deltas, (batch, 1); text separates the frames as upstream."""
+        types = torch.zeros_like(input_ids)
+        types[input_ids == self.config.image_token_id] = 1
+        types[input_ids == self.config.video_token_id] = 2
+        return self.model.get_rope_index(
+            input_ids,
+            mm_token_type_ids=types,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            attention_mask=attention_mask,
+        )
+
+
+class SpaceVLLMQwenDeepstackMixin(SpaceVLLMQwen3Mixin):
+    """A vision tower whose earlier layers' features go into the language model's first layers, as Qwen3-VL's do."""
+
+    def deepstack_inputs(self, output: Any, visual_mask: torch.Tensor, order: torch.Tensor) -> dict[str, Any]:
+        """The vision tower's intermediate features."""
+        return {
+            "visual_pos_masks": visual_mask,
+            "deepstack_visual_embeds": [features.to(order.device)[order] for features in output.deepstack_features],
+        }

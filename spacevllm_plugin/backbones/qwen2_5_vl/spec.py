@@ -17,6 +17,7 @@ SPEC = BackboneSpec(
     video_token="<|video_pad|>",
     special_tokens=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
     default_system="You are a helpful assistant.",
+    frame_tokens=lambda pixels: pixels // 28**2 + 1,
     hub_ids={
         "SpaceVLLM-Qwen2.5-VL-3B": "Qwen/Qwen2.5-VL-3B-Instruct",
         "SpaceVLLM-Qwen2.5-VL-7B": "Qwen/Qwen2.5-VL-7B-Instruct",

@@ -16,6 +16,7 @@ SPEC = BackboneSpec(
     image_token="<|image_pad|>",
     video_token="<|video_pad|>",
     special_tokens=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+    frame_tokens=lambda pixels: pixels // 32**2 + 1 + 2,
     hub_ids={
         "SpaceVLLM-Qwen3-VL-2B": "Qwen/Qwen3-VL-2B-Instruct",
         "SpaceVLLM-Qwen3-VL-4B": "Qwen/Qwen3-VL-4B-Instruct",

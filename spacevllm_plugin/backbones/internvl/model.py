@@ -1,0 +1,34 @@
+"""SpaceVLLM on InternVL: every frame one tile, whose patches are merged four by four."""
+
+from typing import Any
+
+import torch
+from transformers import InternVLForConditionalGeneration
+
+from ...modeling.grounding_model import SpaceVLLMMixin
+from ...modeling.layout import Layout
+from .config import SpaceVLLMInternVLConfig
+
+
+class SpaceVLLMInternVLForConditionalGeneration(SpaceVLLMMixin, InternVLForConditionalGeneration):
+    """InternVL with queries and a space decoder.
+
+    `pixel_values` holds one tile for every query, images and frames alike, in order of appearance:
+    (total_queries, 3, height, width). A tile's tokens are the grid, row by row, that pixel shuffle leaves of its patches.
+    """
+
+    config_class = SpaceVLLMInternVLConfig
+    config: SpaceVLLMInternVLConfig
+    visual_inputs = ("pixel_values",)
+    per_query_inputs = ("staq_layout", "pixel_values")
+
+    def embed_visual(
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """See `SpaceVLLMMixin`."""
+        features = self.model.get_image_features(visual["pixel_values"], return_dict=True).pooler_output.flatten(0, 1)
+        mask = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+        if int(mask.sum()) != features.shape[0]:
+            raise ValueError(f"{int(mask.sum())} visual tokens in the prompt but {features.shape[0]} features.")
+
+        return inputs_embeds.masked_scatter(mask[..., None], features.to(inputs_embeds)), {}
