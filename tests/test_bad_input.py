@@ -336,29 +336,13 @@ def test_template_and_model_must_match(base, good, tmp_path):
         train(base, folder, tmp_path / "out", dataset="rows", max_steps=1, template="spacevllm_qwen2_5_vl")
 
 
-def test_base_without_room_for_the_placeholder(base, good, tmp_path):
-    from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
-
-    folder, rows = good
-    write_data(folder, rows)
-    full = tmp_path / "full"
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForImageTextToText.from_pretrained(base)
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(full)
-    AutoProcessor.from_pretrained(base).save_pretrained(full)
-    tokenizer.save_pretrained(full)
-    with pytest.raises(ValueError, match="No room for the placeholder token"):
-        train(full, folder, tmp_path / "out", dataset="rows", max_steps=1)
-
-
 def test_unknown_backbone(tmp_path):
     from transformers import Qwen2Config
 
     from spacevllm_plugin.integration.engine_loader import load_engine
 
     Qwen2Config().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="model type `qwen2`; SpaceVLLM knows: "):
+    with pytest.raises(ValueError, match=r"no backbone for .* \(model type `qwen2`\); it has: "):
         load_engine(str(tmp_path))
 
 
