@@ -2,18 +2,15 @@
 
 import math
 
-import torch
-from PIL import Image
-
 from ...data.plan import VideoPlan
-from ...data.prompts import time_sentence
 from ...modeling.configuration import STAQ_TOKEN
-from ..prompter import FRAMES_AT_ONCE, Grid, ImagePlan, Prompter, joined, pixels
+from ..prompter import Grid, ImagePlan
+from ..squares import SquarePrompter
 from .spec import SPEC
 
 
-class LlavaOnevisionPrompter(Prompter):
-    """Every picture is resized to the vision tower's square; boxes are normalised, so nothing is lost but sharpness."""
+class LlavaOnevisionPrompter(SquarePrompter):
+    """Every picture is resized to the vision tower's square."""
 
     image_token, video_token = SPEC.image_token, SPEC.video_token
 
@@ -40,29 +37,3 @@ class LlavaOnevisionPrompter(Prompter):
     def image_text(self, grid: Grid) -> str:
         """See `Prompter`."""
         return self.image_token * (grid.rows * grid.columns + 1) + STAQ_TOKEN  # and a newline token
-
-    def video_suffix(self, plan: VideoPlan) -> str:
-        """See `Prompter`."""
-        return f"\n{time_sentence(plan.duration, plan.seconds)}\n"
-
-    def resizing(self, plan: VideoPlan | ImagePlan) -> tuple:
-        """See `Prompter`."""
-        own = self.processor.video_processor
-        return str(own.size), int(own.resample)
-
-    def resize(self, plan: VideoPlan | ImagePlan, picture: Image.Image) -> torch.Tensor:
-        """See `Prompter`."""
-        own = self.processor.video_processor
-        return own.resize(pixels(picture)[None], size=own.size, resample=own.resample)[0]
-
-    def tensors(
-        self, plans: list[VideoPlan | ImagePlan], pictures: list[torch.Tensor], grids: list[Grid]
-    ) -> dict[str, torch.Tensor]:
-        """See `Prompter`. Images are treated as frames: one whole tile, no high-resolution crops."""
-        own = self.processor.video_processor
-        processed = (
-            own(videos=[some], do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"][0]
-            for frames in pictures
-            for some in frames.split(FRAMES_AT_ONCE)
-        )
-        return {"pixel_values": joined(processed, sum(map(len, pictures)))}
