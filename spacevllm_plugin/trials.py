@@ -55,7 +55,7 @@ TRIALS = (
     # All model and processor classes that our backbones are made of.
     Trial(
         "transformers",
-        "from spacevllm_plugin.backbones import registry; [(s.model_class, s.build_tiny) for s in registry.usable()]",
+        "from spacevllm_plugin.backbones import registry, upgrade; upgrade.register_all(); [s.build_tiny for s in registry.usable()]",
         TORCH_SET[:2],
     ),
     Trial(
