@@ -32,5 +32,7 @@ SPEC = BackboneSpec(
         "SpaceVLLM-InternVL3.5-38B": "OpenGVLab/InternVL3_5-38B-HF",
     },
     composite=Composite(projector_keys=("model.multi_modal_projector",)),
+    # It reads times in a sentence before the frames, not as a stamp beside each.
+    quickstart=("max_steps=1000",),
     limits=("images are seen whole, as one tile, without high-resolution crops",),
 )

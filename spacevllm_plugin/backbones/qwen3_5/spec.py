@@ -27,6 +27,8 @@ SPEC = BackboneSpec(
     },
     mrope=True,
     temporal_patch_size=2,
+    # As for Qwen2.5-VL: two frames are one temporal patch, so there is less to be seen at once.
+    quickstart=("max_steps=1000",),
     limits=("two frames share a query", "its multi-token prediction head is neither trained nor saved"),
     transformers=">=5.2",
 )
