@@ -116,7 +116,7 @@ setup(
         "metrics": ["jieba", "nltk", "rouge-chinese"],
         "dev": [
             *("bitsandbytes", "hypothesis", "jieba", "nltk", "pytest", "pytest-xdist", "rouge-chinese", "ruff"),
-            "scikit-video",
+            *("openai", "playwright", "pycocotools", "scikit-video"),
         ],
         # The set that the suite last ran on, for where constraints/tested.txt is not at hand; `doctor` reads it too.
         "tested": read_tested(("torch", "torchvision", "torchaudio", "transformers", "llamafactory", "av")),

@@ -30,11 +30,6 @@ with suppress(ImportError):  # `make gpu-check` runs where hypothesis is not
 
     settings.register_profile("fuzz", max_examples=2000, deadline=None)
 
-with suppress(ImportError):  # `make gpu-check` runs where hypothesis is not
-    from hypothesis import settings
-
-    settings.register_profile("fuzz", max_examples=2000, deadline=None)
-
 
 def pytest_configure(config):
     """The tests are made for CPUs, but for those that `-m cuda` chooses: they must not find a machine's GPU."""
