@@ -21,6 +21,10 @@ TOUCH_POINTS = {
     "llamafactory.train.sft.workflow": "workflow",
     "llamafactory.chat.hf_engine": "chat",
     "llamafactory.api.app": "api",
+    "llamafactory.webui.locales": "webui.words",
+    "llamafactory.webui.common": "webui.command",
+    "llamafactory.webui.runner": "webui.runner",
+    "llamafactory.webui.components.train": "webui.panel",
 }
 
 

@@ -1,0 +1,109 @@
+"""LlamaBoard in a browser: fine-tuning one of our models with our panel, as somebody who never writes YAML."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spacevllm_plugin.backbones.tiny import make_tiny
+from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from tests.browser.conftest import free_port
+
+
+MODEL, STOCK = "SpaceVLLM-Qwen3-VL-2B", "Qwen3-VL-2B-Instruct"
+PANEL = "SpaceVLLM configurations"
+
+
+@dataclass(frozen=True)
+class Board:
+    url: str
+    folder: Path
+
+
+def start_board(serve, folder, **environment):
+    """The stock command, in a folder where it keeps its `saves/` and its configuration."""
+    port = free_port()
+    command = Path(sys.executable).with_name("llamafactory-cli")
+    environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    # It wants to open a browser of the user's.
+    return Board(serve(command, "webui", port=port, cwd=folder, BROWSER="true", **environment).url, folder)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory, serve):
+    folder = tmp_path_factory.mktemp("board")
+    make_tiny("qwen3_vl", folder / "base")
+    write_set(folder / "data", SynthConfig(num_videos=4, seed=2))
+    return start_board(serve, folder)
+
+
+def open_board(board, open_page, **options):
+    page = open_page(board.url, **options)
+    page.get_by_text("Ready.").locator("visible=true").wait_for()
+    return page
+
+
+def field(page, label):
+    """A field that is seen, by the text above it."""
+    return page.get_by_label(re.compile(rf"^\s*{label}(\s|$)")).locator("visible=true").first
+
+
+def fill(page, label, text):
+    field(page, label).fill(text)
+    field(page, label).blur()
+
+
+def pick(page, label, choice):
+    """Choose in a drop-down list."""
+    field(page, label).click()
+    field(page, label).fill(choice)
+    page.get_by_role("option", name=choice, exact=True).click()
+
+
+def choose_model(page, name, template):
+    """Choose a model; its template comes with it."""
+    pick(page, "Model name", name)
+    page.wait_for_function(
+        "template => [...document.querySelectorAll('input')].some(input => input.value == template)", arg=template
+    )
+
+
+def open_panel(page):
+    page.get_by_text(PANEL).click()
+    field(page, "box_l1_weight").wait_for()
+
+
+def preview(page):
+    """The command that the page shows."""
+    page.get_by_role("button", name="Preview command").locator("visible=true").click()
+    block = page.locator("code").filter(has_text="llamafactory-cli train").locator("visible=true")
+    block.wait_for()
+    return block.inner_text()
+
+
+def test_the_panel_is_there_for_our_models_only(board, open_page):
+    page = open_board(board, open_page)
+    choose_model(page, MODEL, "spacevllm_qwen3_vl")
+    page.get_by_text(PANEL).wait_for()
+    choose_model(page, STOCK, "qwen3_vl_nothink")
+    page.get_by_text(PANEL).wait_for(state="hidden")
+    # A template alone, with "Custom" and any path, chooses one of ours just as well.
+    pick(page, "Chat template", "spacevllm")
+    page.get_by_text(PANEL).wait_for()
+
+
+def test_what_is_changed_in_the_panel_is_in_the_command_alone(board, open_page):
+    page = open_board(board, open_page)
+    choose_model(page, MODEL, "spacevllm_qwen3_vl")
+    open_panel(page)
+    fill(page, "space_decoder_lr", "1e-4")
+    field(page, "grounding_metrics").uncheck()
+    fill(page, "Data dir", str(board.folder / "data"))
+    pick(page, "Dataset", "synth_train")
+    command = preview(page)
+    assert "--space_decoder_lr 0.0001" in command and "--grounding_metrics False" in command
+    assert "box_l1_weight" not in command and "video_maxlen" not in command
