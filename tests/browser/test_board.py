@@ -1,13 +1,11 @@
 """LlamaBoard in a browser: fine-tuning one of our models with our panel, as somebody who never writes YAML."""
 
-import json
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set

@@ -1,4 +1,4 @@
-"""Hook on `webui.runner`: the panel's values in commands, and in saved and loaded arguments."""
+"""Hook on `webui.runner`: the panel's values in commands and in saved and loaded arguments, and our own process."""
 
 from functools import wraps
 from types import ModuleType
@@ -7,6 +7,7 @@ from typing import Any
 from ...backbones import registry
 from .fields import OPTIONS
 from .panel import TAB, elem_id
+from .process import choose_process
 
 
 def given(runner: Any, data: dict[Any, Any]) -> dict[str, Any]:
@@ -73,3 +74,4 @@ def install(module: ModuleType) -> None:
     runner_class._initialize = _initialize
     runner_class._parse_train_args, runner_class._build_config_dict = _parse_train_args, _build_config_dict
     runner_class.load_args, runner_class.check_output_dir = with_defaults(load_args), with_defaults(check_output_dir)
+    module.Popen = choose_process(module.Popen)
