@@ -24,7 +24,10 @@ TOUCH_POINTS = {
     "llamafactory.webui.locales": "webui.words",
     "llamafactory.webui.common": "webui.command",
     "llamafactory.webui.runner": "webui.runner",
+    "llamafactory.webui.components.data": "webui.preview",
     "llamafactory.webui.components.train": "webui.panel",
+    "llamafactory.webui.components.eval": "webui.evaluation",
+    "llamafactory.webui.control": "webui.plot",
 }
 
 

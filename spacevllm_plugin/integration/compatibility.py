@@ -52,7 +52,11 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "apply_liger_kernel": None,
         "patch_config": None,
     },
-    "llamafactory.train.sft.workflow": {"SFTDataCollatorWith4DAttentionMask": None, "CustomSeq2SeqTrainer": None},
+    "llamafactory.train.sft.workflow": {
+        "SFTDataCollatorWith4DAttentionMask": None,
+        "CustomSeq2SeqTrainer": None,
+        "plot_loss": None,
+    },
     "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
     "llamafactory.api.app": {"create_app": ["chat_model"], "EventSourceResponse": None},
     "llamafactory.webui.locales": {"LOCALES": None},
@@ -66,7 +70,19 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "Runner.load_args": ["self", "lang", "config_path"],
         "Runner.check_output_dir": ["self", "lang", "model_name", "finetuning_type", "output_dir"],
     },
+    "llamafactory.webui.components.data": {
+        "DATA_CONFIG": None,
+        "PAGE_SIZE": None,
+        "get_preview": ["dataset_dir", "dataset", "page_index"],
+        "create_preview_box": ["dataset_dir", "dataset"],
+    },
     "llamafactory.webui.components.train": {"create_train_tab": ["engine"]},
+    "llamafactory.webui.components.eval": {"create_eval_tab": ["engine"]},
+    "llamafactory.webui.control": {"gen_loss_plot": None},
+    "llamafactory.train.callbacks": {
+        "LogCallback.on_log": ["self", "args", "state", "control"],
+        "LogCallback._write_log": ["self", "output_dir", "logs"],
+    },
 }
 
 

@@ -1,11 +1,13 @@
 """LlamaBoard in a browser: fine-tuning one of our models with our panel, as somebody who never writes YAML."""
 
+import json
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
@@ -62,6 +64,12 @@ def pick(page, label, choice):
     page.get_by_role("option", name=choice, exact=True).click()
 
 
+def enter(page, label, text):
+    """Write something into a list that does not have it."""
+    field(page, label).fill(text)
+    field(page, label).press("Enter")
+
+
 def choose_model(page, name, template):
     """Choose a model; its template comes with it."""
     pick(page, "Model name", name)
@@ -105,3 +113,78 @@ def test_what_is_changed_in_the_panel_is_in_the_command_alone(board, open_page):
     command = preview(page)
     assert "--space_decoder_lr 0.0001" in command and "--grounding_metrics False" in command
     assert "box_l1_weight" not in command and "video_maxlen" not in command
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def pick_several(page, label, choice):
+    """Choose in a list that takes several, which closes only when it is left."""
+    pick(page, label, choice)
+    page.keyboard.press("Escape")
+
+
+def choose_checkpoint(page, name):
+    pick_several(page, "Checkpoint path", name)
+
+
+def prepare(page, board):
+    """Our model with the tiny checkpoint and the synthetic set."""
+    choose_model(page, MODEL, "spacevllm_qwen3_vl")
+    fill(page, "Model path", str(board.folder / "base"))
+    fill(page, "Data dir", str(board.folder / "data"))
+    pick_several(page, "Dataset", "synth_train")
+
+
+def train(page, board, name):
+    """Fine-tune with some options of the panel; returns the run's folder."""
+    prepare(page, board)
+    page.get_by_text("Extra configurations").click()
+    extra = {"optim": "adamw_torch", "logging_steps": 1, "use_cpu": True, "preprocessing_num_workers": 1}
+    fill(page, "Extra arguments", json.dumps(extra))
+    page.get_by_text("Multimodal configurations").click()
+    fill(page, "Video max pixels", "48*48")
+    open_panel(page)
+    fill(page, "video_maxlen", "6")
+    fill(page, "box_l1_weight", "3")
+    field(page, "instruction_first").check()
+    enter(page, "Output dir", name)
+    page.get_by_role("button", name="Start").locator("visible=true").click()
+    page.get_by_text("Finished.").locator("visible=true").first.wait_for(timeout=400_000)
+    return board.folder / "saves" / MODEL / "lora" / name
+
+
+def test_fine_tuning_export_and_prediction(board, open_page):
+    page = open_board(board, open_page)
+    run = train(page, board, "from_the_page")
+    args = yaml.safe_load((run / "training_args.yaml").read_text())
+    assert (args["video_maxlen"], args["box_l1_weight"], args["instruction_first"]) == (6, 3.0, True)
+    assert "staq_num_queries" not in args
+    recorded = json.loads((run / "spacevllm_config.json").read_text())
+    assert recorded["preprocessing"]["video_maxlen"] == 6 and recorded["grounding"]["instruction_first"]
+    log = [json.loads(line) for line in (run / "trainer_log.jsonl").read_text().splitlines()]
+    first = log[0]
+    assert first["loss"] == pytest.approx(first["loss_lm"] + 3 * first["loss_l1"] + 2 * first["loss_giou"], rel=1e-3)
+    assert {"training_loss.png", "training_loss_lm.png", "training_loss_giou.png"} <= {
+        f.name for f in run.glob("*.png")
+    }
+    page.screenshot(path=board.folder / "trained.png", full_page=True)
+
+    choose_checkpoint(page, "from_the_page")
+    open_tab(page, "Export")
+    fill(page, "Export dir", str(board.folder / "merged"))
+    page.get_by_role("button", name="Export").locator("visible=true").click()
+    page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value == 'Model exported.')")
+    assert json.loads((board.folder / "merged" / "config.json").read_text())["model_type"] == "spacevllm_qwen3_vl"
+
+    open_tab(page, "Evaluate & Predict")
+    fill(page, "Data dir", str(board.folder / "data"))
+    pick_several(page, "Dataset", "synth_train")
+    fill(page, "Output dir", "predicted")
+    page.get_by_role("button", name="Start").locator("visible=true").click()
+    page.get_by_text("predict_m_vIoU").locator("visible=true").first.wait_for(timeout=400_000)
+    rows = (board.folder / "data" / "annotations.jsonl").read_text().splitlines()
+    said = (board.folder / "saves" / MODEL / "lora" / "predicted" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(row)["id"] for row in said] == [json.loads(row)["id"] for row in rows]
+    assert page.outside == [] or all("fonts" in url for url in page.outside)

@@ -8,12 +8,17 @@ from typing import Any
 import gradio as gr
 
 from ...backbones import registry
+from .blocks import move_before
 from .fields import GROUPS
+from .presets import follow
 from .words import PANEL
 
 
 # The options' elements are known to LLaMA-Factory's manager as `spacevllm.NAME`.
 TAB = "spacevllm"
+MEMORY = "spacevllm_memory"  # see `presets.follow`
+# LLaMA-Factory's fields that follow the choice of our models.
+FIELDS = ("cutoff_len", "compute_type", "enable_thinking")
 COLUMNS = 5  # at most, as on the rest of the page
 
 
@@ -24,8 +29,8 @@ def elem_id(name: str) -> str:
 
 def create_panel() -> dict[str, Any]:
     """Build the panel where the page is being built; its elements by name."""
-    elems: dict[str, Any] = {}
     with gr.Accordion(open=False, visible=False) as panel:
+        elems: dict[str, Any] = {MEMORY: gr.Textbox(visible=False)}
         for group in GROUPS:
             rows = ceil(len(group) / COLUMNS)
             width = ceil(len(group) / rows)
@@ -34,14 +39,6 @@ def create_panel() -> dict[str, Any]:
                     elems |= {option.name: option.component() for option in group[start : start + width]}
 
     return {PANEL: panel, **elems}
-
-
-def move_before(block: Any, other: Any) -> None:
-    """Put a block before another one that stands in the same place."""
-    children = other.parent.children
-    block.parent.children.remove(block)
-    children.insert(children.index(other), block)
-    block.parent = other.parent
 
 
 def install(module: ModuleType) -> None:
@@ -71,6 +68,8 @@ def install(module: ModuleType) -> None:
             queue=False,
             show_progress="hidden",
         )
+        sources = [template, panel["video_maxlen"], elems["video_max_pixels"]]
+        follow(sources, panel[MEMORY], {name: elems[name] for name in FIELDS})
         return elems
 
     module.create_train_tab = _create_train_tab

@@ -6,7 +6,8 @@ from typing import Any
 
 from ...backbones import registry
 from .fields import OPTIONS
-from .panel import TAB, elem_id
+from .panel import MEMORY, TAB, elem_id
+from .presets import presets, remembered
 from .process import choose_process
 
 
@@ -63,9 +64,12 @@ def install(module: ModuleType) -> None:
         @wraps(load)
         def _load(self, *args):
             output = load(self, *args)
-            if self.manager.get_elem_by_id("top.template") in output:
-                defaults = {self.manager.get_elem_by_id(elem_id(option.name)): option.default for option in OPTIONS}
-                output = {**defaults, **output}
+            elem = self.manager.get_elem_by_id
+            if elem("top.template") in output:
+                output = {**{elem(elem_id(option.name)): option.default for option in OPTIONS}, **output}
+                # The values that were loaded are to stay, though the template that comes with them is a change.
+                sources = (elem("top.template"), elem(elem_id("video_maxlen")), elem("train.video_max_pixels"))
+                output[elem(elem_id(MEMORY))] = remembered(presets(*(output[source] for source in sources)))
 
             return output
 
