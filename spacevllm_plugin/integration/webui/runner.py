@@ -14,10 +14,15 @@ from .process import choose_process
 def given(runner: Any, data: dict[Any, Any]) -> dict[str, Any]:
     """The options that the panel names, by name; those at their defaults are left to whatever else may say them.
 
+    Args:
+        runner: The page's.
+        data: What a tab sent; tabs without the panel name none.
+
     Raises:
         ValueError: A field holds what its option cannot be.
     """
-    values = {option: option.read(data[runner.manager.get_elem_by_id(elem_id(option.name))]) for option in OPTIONS}
+    elems = {option: runner.manager.get_elem_by_id(elem_id(option.name)) for option in OPTIONS}
+    values = {option: option.read(data[elem]) for option, elem in elems.items() if elem in data}
     return {option.name: value for option, value in values.items() if value != option.default}
 
 
