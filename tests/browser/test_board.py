@@ -15,6 +15,12 @@ from tests.browser.conftest import free_port
 
 
 MODEL, STOCK = "SpaceVLLM-Qwen3-VL-2B", "Qwen3-VL-2B-Instruct"
+# Once it is loaded: of the picture in the preview, in pixels of the page.
+WIDTH_OF_PICTURE = """async () => {
+  const seen = () => [...document.querySelectorAll('.modal-box img')].find(img => img.naturalWidth && img.clientWidth);
+  while (!seen()) await new Promise(resolve => setTimeout(resolve, 100));
+  return seen().clientWidth;
+}"""
 PANEL = "SpaceVLLM configurations"
 
 
@@ -220,7 +226,8 @@ def test_data_sets_of_ours_are_shown_as_pictures(board, open_page):
     page.get_by_role("button", name="Preview dataset").locator("visible=true").click()
     box = page.locator(".modal-box").locator("visible=true")
     box.get_by_text(rows[0]["messages"][-1]["content"]).wait_for()
-    assert box.locator("img").count() >= 1 and "lost.mp4" in box.inner_text() and '"messages"' not in box.inner_text()
+    box.get_by_text("lost.mp4").wait_for()
+    assert page.evaluate(WIDTH_OF_PICTURE) > 600 and '"messages"' not in box.inner_text()
     page.screenshot(path=board.folder / "preview.png")
     box.get_by_role("button", name="Next").click()
     box.get_by_text(rows[3]["messages"][-1]["content"]).wait_for()

@@ -93,33 +93,30 @@ def install(module: ModuleType) -> None:
 
     def show(dataset_dir, dataset, page_index):
         files = find_files(dataset_dir, dataset)
-        if files is None:
-            return gr.Gallery(visible=False), gr.Markdown(visible=False), gr.JSON(visible=True)
-
         first = module.PAGE_SIZE * page_index
-        pairs = [
-            draw(data, where, [dataset_dir, os.path.dirname(files[0])])
-            for where, data in islice(rows_of(files), first, first + module.PAGE_SIZE)
-        ]
-        pictures = [(picture, line) for picture, line in pairs if picture is not None]
-        lines = [line for picture, line in pairs if picture is None]
-        return (
-            gr.Gallery(value=pictures, visible=bool(pictures)),
-            gr.Markdown(value="\n\n".join(lines), visible=bool(lines)),
-            gr.JSON(visible=False),
-        )
+        folders = [dataset_dir, os.path.dirname(files[0])] if files else []
+        rows = islice(rows_of(files or []), first, first + module.PAGE_SIZE)
+        pairs = [draw(data, where, folders) for where, data in rows]
+        updates = []
+        for picture, line in [*pairs, *[(None, None)] * (module.PAGE_SIZE - len(pairs))]:
+            updates += [gr.Image(value=picture, visible=picture is not None)]
+            updates += [gr.Markdown(value=line, visible=line is not None)]
+
+        return [*updates, gr.JSON(visible=files is None)]
 
     @wraps(create_preview_box)
     def _create_preview_box(dataset_dir, dataset):
         elems = create_preview_box(dataset_dir, dataset)
         samples = elems["preview_samples"]
-        gallery = gr.Gallery(visible=False, show_label=False, columns=1, object_fit="contain", height="auto")
-        lines = gr.Markdown(visible=False)
-        for block in (gallery, lines):
+        slots = []
+        for _ in range(module.PAGE_SIZE):
+            slots += [gr.Image(visible=False, show_label=False, interactive=False), gr.Markdown(visible=False)]
+
+        for block in slots:
             move_before(block, samples.parent)
 
         for event in (elems["data_preview_btn"].click, elems["page_index"].change):
-            event(show, [dataset_dir, dataset, elems["page_index"]], [gallery, lines, samples], concurrency_limit=None)
+            event(show, [dataset_dir, dataset, elems["page_index"]], [*slots, samples], concurrency_limit=None)
 
         return elems
 
