@@ -47,6 +47,11 @@ def board(tmp_path_factory, serve):
     return start_board(serve, folder)
 
 
+@pytest.fixture(scope="module")
+def stock_board(tmp_path_factory, serve):
+    return start_board(serve, tmp_path_factory.mktemp("stock"), SPACEVLLM_DISABLE="1")
+
+
 def write_rows(folder, rows, **info):
     """A data set called `rows`."""
     folder.mkdir(exist_ok=True)
@@ -130,7 +135,12 @@ def test_what_is_changed_in_the_panel_is_in_the_command_alone(board, open_page):
 
 
 def open_tab(page, name):
-    page.get_by_role("tab", name=name).click()
+    tab = page.get_by_role("tab", name=name).locator("visible=true")
+    if not tab.count():  # a narrow page has the last tabs in a menu
+        page.locator(".overflow-menu > button").click()
+        tab = page.locator(".overflow-dropdown").get_by_text(name)
+
+    tab.click()
 
 
 def pick_several(page, label, choice):
@@ -232,3 +242,58 @@ def test_data_sets_of_ours_are_shown_as_pictures(board, open_page):
     box.get_by_role("button", name="Next").click()
     box.get_by_text(rows[3]["messages"][-1]["content"]).wait_for()
     assert "span_frames" in box.inner_text() and "lost.mp4" not in box.inner_text()
+
+
+TABS = ("Train", "Evaluate & Predict", "Chat", "Export")
+
+
+def settled(page):
+    """A picture of the whole page, once it looks the same twice."""
+    before = None
+    for _ in range(30):
+        for label in ("Output dir", "Config path"):  # they say when the page was opened
+            page.get_by_label(label).evaluate_all("boxes => boxes.forEach(box => { box.value = ''; })")
+
+        picture = page.screenshot(full_page=True, animations="disabled")
+        if picture == before:
+            return picture
+
+        before = picture
+        page.wait_for_timeout(300)
+
+    raise AssertionError("the page does not come to rest")
+
+
+def pictures(board, open_page, **options):
+    """Every tab with a stock model chosen."""
+    page = open_board(board, open_page, **options)
+    choose_model(page, STOCK, "qwen3_vl_nothink")
+    shots = {}
+    for tab in TABS:
+        open_tab(page, tab)
+        page.mouse.move(0, 0)
+        shots[tab] = settled(page)
+
+    return shots
+
+
+@pytest.mark.parametrize("options", [{"width": 1400}, {"width": 390, "dark": True}], ids=["wide", "phone, dark"])
+def test_pages_of_other_models_are_those_without_us_pixel_by_pixel(board, stock_board, open_page, options):
+    ours, stock = (pictures(each, open_page, **options) for each in (board, stock_board))
+    for tab in TABS:
+        (stock_board.folder / f"{tab} {options['width']} ours.png").write_bytes(ours[tab])
+        (stock_board.folder / f"{tab} {options['width']} stock.png").write_bytes(stock[tab])
+
+    assert [tab for tab in TABS if ours[tab] != stock[tab]] == []
+
+
+def test_a_page_that_left_our_model_is_as_before(board, open_page):
+    page = open_board(board, open_page)
+    choose_model(page, STOCK, "qwen3_vl_nothink")
+    before = settled(page)
+    choose_model(page, MODEL, "spacevllm_qwen3_vl")
+    page.get_by_text(PANEL).wait_for()
+    assert settled(page) != before
+    choose_model(page, STOCK, "qwen3_vl_nothink")
+    page.get_by_text(PANEL).wait_for(state="hidden")
+    assert settled(page) == before
