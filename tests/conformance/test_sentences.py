@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import BACKBONES
-from runs import arguments, model_and_batch, write_data
+from runs import arguments, model_and_batch, tokenise, write_data
 
 from spacevllm_plugin.backbones import registry
 
@@ -98,3 +98,16 @@ def test_without_the_mask_a_sentence_would_see_the_others(both):
     if "position_ids" in grouped:
         shifted = {**grouped, "position_ids": grouped["position_ids"] + (grouped["sentence_ids"] > 1)}
         assert (step(model, shifted)[0] - losses)[:2].abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in SHARING])
+def test_a_backbone_that_cannot_share_a_video_says_so(tiny_base, make_engine, data, tmp_path, backbone):
+    """Before any row is tokenised; and the model itself, whoever hands it such a batch."""
+    run = {"dataset": "rows", "backbone": backbone}
+    with pytest.raises(ValueError, match="`sentences_per_video` must be 1 here: .* reads one sentence") as caught:
+        tokenise(tiny_base(backbone), data, tmp_path, **run, sentences_per_video=2)
+
+    assert "\n" not in str(caught.value)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with pytest.raises(ValueError, match="reads one sentence in a sequence"):
+        make_engine(backbone).model(input_ids=ids, sentence_ids=torch.tensor([[0, 1, 2, 2]]))
