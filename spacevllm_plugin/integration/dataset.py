@@ -272,8 +272,9 @@ def install(module: ModuleType) -> None:
         unique_ids = is_eval and grounds_rows(processor, training_args)
         examination = _examination.get() or Examination()
         dataset = examination.sort_out(dataset, policies, is_eval, unique_ids, module.logger)
-        most, cutoff_len = 1 if is_eval else options.sentences_per_video, data_args.cutoff_len
-        dataset = group_rows(dataset, most, cutoff_len, grouping(dataset, most, cutoff_len), module.logger)
+        most = 1 if is_eval else options.sentences_per_video
+        fingerprint = grouping(dataset, most, data_args.cutoff_len)
+        dataset = group_rows(dataset, most, data_args, fingerprint, module.logger)
         dataset.info.description = json.dumps(table_settings(template, tokenizer, processor))
         return dataset
 

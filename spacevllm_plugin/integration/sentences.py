@@ -71,13 +71,13 @@ def shared_part(prompter: Any, row: dict[str, list], images: list, videos: list,
     return {"shared_key": digest.hexdigest(), "shared_length": length, "caption_length": caption}
 
 
-def group_rows(dataset: Any, most: int, cutoff_len: int, fingerprint: str, logger: Any) -> Any:
+def group_rows(dataset: Any, most: int, data_args: Any, fingerprint: str, logger: Any) -> Any:
     """Make rows about one video one row.
 
     Args:
         dataset: A tokenised one with the `SHARED` columns, of the datasets library.
         most: Most sentences in a row; with 1 the rows stay as they are.
-        cutoff_len: Most tokens in a row: one that would be longer has fewer sentences.
+        data_args: LLaMA-Factory's. A row that would be longer than `cutoff_len` has fewer sentences.
         fingerprint: Of the result.
         logger: LLaMA-Factory's.
 
@@ -88,7 +88,7 @@ def group_rows(dataset: Any, most: int, cutoff_len: int, fingerprint: str, logge
     if most == 1:
         return dataset.remove_columns(list(SHARED))
 
-    groups = find_groups(_lengths(dataset), most, cutoff_len)
+    groups = find_groups(_lengths(dataset), most, data_args.cutoff_len)
     kept = [name for name in dataset.column_names if name not in SHARED]
     features = Features({**{name: dataset.features[name] for name in kept}, **GROUPED})
 
@@ -101,6 +101,7 @@ def group_rows(dataset: Any, most: int, cutoff_len: int, fingerprint: str, logge
         remove_columns=list(SHARED),
         features=features,
         new_fingerprint=fingerprint,
+        num_proc=data_args.preprocessing_num_workers,
         desc="Grouping rows about one video",
     )
     says = f"sentences_per_video: {most}: {len(dataset)} rows make {len(groups)} sequences."
