@@ -1,46 +1,22 @@
 """From prompts to tubes: one batched generation, whose prefill gives the boxes and whose text gives the span."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from ..backbones.prompter import ImagePlan, Prompter
 from ..data.plan import VideoPlan
-from ..data.schema import PIXEL_DECIMALS, SECOND_DECIMALS, Media, PredictionRow
+from ..data.schema import PIXEL_DECIMALS, SECOND_DECIMALS, PredictionRow
 from ..data.span_parser import read_span, read_spans
 from ..data.targets import pixel_box
 from ..modeling.configuration import STAQ_TOKEN
+from .batches import batched
+from .items import GroundingItem
 from .prefix import prefix_key, read_prefix, suffix_inputs
 
 
 MAX_NEW_TOKENS = 64
-# A sentence behind a shared prefix takes little memory, and a step of many takes little longer than one of a few.
-SENTENCES_AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class GroundingItem:
-    """One prompt, ready to be generated from.
-
-    Attributes:
-        id: The row's id.
-        task: stvg, vtg, rec or qa.
-        token_ids: The prompt with all visual and query tokens, up to where the answer starts.
-        images: Its images.
-        videos: Its videos.
-        plans: Images and videos in order of appearance, which is that of their queries.
-        media: Size that boxes are given in; the file's own size where None.
-    """
-
-    id: str
-    task: str
-    token_ids: list[int]
-    images: list[ImagePlan]
-    videos: list[VideoPlan]
-    plans: list[ImagePlan | VideoPlan]
-    media: Media | None = None
 
 
 def ground_batch(
@@ -48,7 +24,7 @@ def ground_batch(
     prompter: Prompter,
     items: list[GroundingItem],
     max_new_tokens: int = MAX_NEW_TOKENS,
-    sentences_at_once: int = SENTENCES_AT_ONCE,
+    rows_at_once: int | None = None,
 ) -> list[PredictionRow]:
     """Generate answers for a batch and read spans and boxes from them.
 
@@ -60,7 +36,7 @@ def ground_batch(
         prompter: The backbone's prompter.
         items: Prompts of any length and mixture of tasks.
         max_new_tokens: Longest answer, in tokens.
-        sentences_at_once: Most prompts in one generation of those that share.
+        rows_at_once: Most prompts in one generation; all of those that go together if not given.
 
     Returns:
         One prediction for each item, in order.
@@ -75,22 +51,17 @@ def ground_batch(
         for place, answer in zip(places, answers):
             predictions[place] = make_prediction(items[place], *answer)
 
+    size = rows_at_once or len(items)
     shared, apart = sharing(model, prompter, items)
     for places in shared:
         prefix = read_prefix(model, prompter, items[places[0]])
-        for some in batched(places, sentences_at_once):
+        for some in batched(places, size):
             take(some, suffix_inputs(prompter, prefix, [items[place] for place in some]))
 
-    if apart:
-        take(apart, _padded(prompter, [items[place] for place in apart]))
+    for some in batched(apart, size):
+        take(some, _padded(prompter, [items[place] for place in some]))
 
     return [predictions[place] for place in range(len(items))]
-
-
-def batched(values: list[Any], size: int) -> Iterator[list[Any]]:
-    """The values, `size` at a time."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
 
 
 def sharing(model: Any, prompter: Prompter, items: list[GroundingItem]) -> tuple[list[list[int]], list[int]]:

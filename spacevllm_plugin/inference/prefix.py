@@ -1,20 +1,17 @@
 """Sentences about the same media: which prompts begin alike, and what is given to the model to read that once."""
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..backbones.prompter import ImagePlan, Prompter
 from ..data.plan import VideoPlan
 from ..modeling.prefix import Suffixes, VideoPrefix
+from .items import GroundingItem
 
 
-if TYPE_CHECKING:
-    from .grounding import GroundingItem
-
-
-def prefix_key(prompter: Prompter, item: "GroundingItem") -> Hashable | None:
+def prefix_key(prompter: Prompter, item: GroundingItem) -> Hashable | None:
     """What prompts have in common that can share a prefix: its tokens and its media; None for a prompt without media."""
     if not item.plans:
         return None
@@ -32,7 +29,7 @@ def _medium_key(plan: VideoPlan | ImagePlan) -> Hashable:
 
 
 @torch.no_grad()
-def read_prefix(model: Any, prompter: Prompter, item: "GroundingItem") -> VideoPrefix:
+def read_prefix(model: Any, prompter: Prompter, item: GroundingItem) -> VideoPrefix:
     """Read one prompt up to the end of its last medium: its media decoded, the vision tower and the language model once.
 
     Args:
@@ -58,7 +55,7 @@ def read_prefix(model: Any, prompter: Prompter, item: "GroundingItem") -> VideoP
     return prefix
 
 
-def suffix_inputs(prompter: Prompter, prefix: VideoPrefix, items: list["GroundingItem"]) -> dict[str, Any]:
+def suffix_inputs(prompter: Prompter, prefix: VideoPrefix, items: list[GroundingItem]) -> dict[str, Any]:
     """What `generate` needs of prompts behind their prefix; padding stands between the two.
 
     Args:

@@ -115,7 +115,7 @@ def test_a_batch_is_grouped_by_video_and_answered_in_order(engine, synthetic_set
     for places in shared:
         assert len({str(rows[place].videos or rows[place].images) for place in places}) == 1
 
-    together = ground_batch(engine.model, engine.prompter, items, NEW_TOKENS, sentences_at_once=2)
+    together = ground_batch(engine.model, engine.prompter, items, NEW_TOKENS, rows_at_once=2)
     assert [prediction.id for prediction in together] == [row.id for row in rows]
     for item, prediction in zip(items, together, strict=True):
         (expected,) = ground_batch(engine.model, engine.prompter, [item], NEW_TOKENS)
