@@ -205,7 +205,7 @@ class Prompter(ABC):
             appearance += row_plans
             lines += row_lines
 
-        pictures = [self._pictures(plan) for plan in appearance]
+        pictures = [self.pictures(plan) for plan in appearance]
         grids = [self.grid(plan) for plan in appearance]
         return {**self.tensors(appearance, pictures, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
 
@@ -227,8 +227,12 @@ class Prompter(ABC):
 
         return min(end, len(ids) - 1)
 
-    def _pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
-        """A medium's pictures, resized: from the cache if it has them."""
+    def pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
+        """A medium's pictures, resized, (n, 3, height, width), uint8: from the cache if it has them.
+
+        Raises:
+            MediaError: One of them cannot be read.
+        """
         if self.cache is None or not isinstance(plan, VideoPlan):
             return self._read(plan)
 
