@@ -94,8 +94,7 @@ def predict_rows(
 def sort_predictions(out: Path, ids: Iterable[str]) -> None:
     """Put a file's predictions into the order of their rows, where it has another; those of other rows come last."""
     lines = dict(finished(out))
-    order = [row_id for row_id in dict.fromkeys(ids) if row_id in lines]
-    order += [row_id for row_id in lines if row_id not in set(order)]
+    order = list(dict.fromkeys([*(row_id for row_id in ids if row_id in lines), *lines]))
     if order != list(lines):
         with replaced(out) as file:
             file.writelines(lines[row_id] for row_id in order)
