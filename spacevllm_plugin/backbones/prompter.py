@@ -217,12 +217,34 @@ class Prompter(ABC):
             appearance += row_plans
             lines += row_lines
 
-        pictures = [self._pictures(plan) for plan in appearance]
+        pictures = [self.pictures(plan) for plan in appearance]
         grids = [self.grid(plan) for plan in appearance]
         return {**self.tensors(appearance, pictures, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
 
-    def _pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
-        """A medium's pictures, resized: from the cache if it has them."""
+    def layout(self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]) -> torch.Tensor:
+        """One row's `staq_layout`, (its queries, 8), without its media being read."""
+        return torch.tensor(self._row_layout(ids, images, videos)[1], dtype=torch.long)
+
+    def prefix_length(self, ids: list[int], last: VideoPlan | ImagePlan) -> int:
+        """Tokens of a row up to where its last medium ends: what stands there depends on no sentence behind it.
+
+        Args:
+            ids: The row's tokens, without padding.
+            last: Its last medium.
+        """
+        (staq,) = self._ids(STAQ_TOKEN)
+        end = len(ids) - ids[::-1].index(staq)
+        if isinstance(last, VideoPlan):
+            end += self._length(self.video_suffix(last))
+
+        return min(end, len(ids) - 1)
+
+    def pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
+        """A medium's pictures, resized, (n, 3, height, width), uint8: from the cache if it has them.
+
+        Raises:
+            MediaError: One of them cannot be read.
+        """
         if self.cache is None or not isinstance(plan, VideoPlan):
             return self._read(plan)
 

@@ -64,6 +64,15 @@ class TrainingOptions:
             )
         },
     )
+    prefix_cache_gb: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "In chat and API: gigabytes, of the device's memory, for what was read of the videos and images asked about "
+                "last, so that a further question about one of them is answered without reading it again; 0 keeps nothing."
+            )
+        },
+    )
     grounding_metrics: bool = field(
         default=True,
         metadata={"help": "With `do_eval`: ground the evaluation rows too and log m_tIoU, m_vIoU and the like."},
@@ -81,6 +90,9 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.sentences_per_video < 1:
             raise ValueError(f"sentences_per_video must be at least 1, not {self.sentences_per_video}.")
+
+        if self.prefix_cache_gb < 0:
+            raise ValueError(f"prefix_cache_gb must not be below 0, as {self.prefix_cache_gb} is; 0 keeps nothing.")
 
         if self.grounding_metrics_rows is not None and self.grounding_metrics_rows < 1:
             raise ValueError(

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import initialization
+from transformers.cache_utils import DynamicLayer
 from transformers.utils import ModelOutput
 
 from .anchor import anchor_sums
@@ -18,6 +20,7 @@ from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
 from .layer_input import layer_input
 from .layout import BoxLines, Layout, QueryIndex, index_queries
 from .losses import presence_loss, space_losses
+from .prefix import Suffixes, VideoPrefix, folded, may_share
 from .queries import STAQEmbedding
 from .sentences import sentence_mask, sentence_positions, token_counts
 from .space_decoder import Decoded, FP32Affine, ScaledStates, SpaceDecoder
@@ -90,6 +93,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     # Why rows about one video cannot be one sequence; None where causal attention with a mask is all that lets one token
     # see another, so that they can.
     one_sentence: str | None = "its room does not say that its attention keeps to a mask"
+    # What its language model's caches are made of where sentences can share a prefix, see `prefix`; empty where they cannot.
+    shared_layers: tuple[type, ...] = (DynamicLayer,)
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -133,6 +138,11 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         super().save_pretrained(*args, **{**kwargs, "save_original_format": False})
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether sentences about the same media can share what was read up to these; else each row reads them."""
+        return may_share(self.config.get_text_config(), self.shared_layers)
+
+    @property
     def visual_token_ids(self) -> tuple[int, int]:
         """Ids that stand for visual tokens in the prompt."""
         return self.config.image_token_id, self.config.video_token_id
@@ -166,7 +176,13 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             **inputs: `inputs_embeds` (batch, sequence, d), `attention_mask`, `position_ids`, `past_key_values` and
                 whatever else `forward` passes on.
         """
-        return self.model.language_model(input_ids=None, **inputs)
+        run = partial(self.model.language_model, input_ids=None)
+        suffixes = inputs.get("past_key_values")
+        if isinstance(suffixes, Suffixes) and suffixes.rows > 1:
+            del inputs["past_key_values"]
+            return folded(run, suffixes, self.config.get_text_config()._attn_implementation, **inputs)
+
+        return run(**inputs)
 
     @property
     def extra_loss_weights(self) -> dict[str, float]:
@@ -214,7 +230,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             input_ids: (batch, sequence), with the placeholder token where a query stands.
             attention_mask: (batch, sequence).
             position_ids: As the backbone defines them, and with `sentence_ids` as `sentence_positions` makes them.
-            past_key_values: Cache.
+            past_key_values: Cache. An empty `VideoPrefix` is filled, and no boxes are decoded; with `Suffixes`, the tokens
+                are those behind its prefix, and the first call decodes the boxes of all rows.
             inputs_embeds: Instead of `input_ids`; then without images, videos and queries.
             labels: (batch, sequence), -100 where nothing is learned.
             staq_layout: (total_queries, 8), see `layout.Layout`.
@@ -315,7 +332,12 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             attentions=outputs.attentions,
             rope_deltas=getattr(self.model, "rope_deltas", None),
         )
-        if layout is not None:
+        if isinstance(past_key_values, VideoPrefix) and is_prefill:
+            past_key_values.keep(input_ids, states, earlier[0] if earlier else None, position_ids)
+        elif isinstance(past_key_values, Suffixes) and past_key_values.layouts is not None:
+            result.boxes, result.presence = self._decode_shared_boxes(past_key_values, states, attention_mask)
+            keep_prefill_boxes(result.boxes)
+        elif layout is not None:
             result.boxes, result.presence, anchor = self._decode_boxes(
                 len(layout.frame_index),
                 index.to(states.device),
@@ -366,6 +388,25 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             presence = presence.new_zeros(total).index_copy(0, line, presence)
 
         return Decoded(boxes, presence, anchor)
+
+    def _decode_shared_boxes(
+        self, suffixes: Suffixes, states: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The boxes and presence of all rows, one row after the other: each takes the memory that one takes alone."""
+        prefix, device = suffixes.prefix, states.device
+        is_query = prefix.input_ids == self.config.staq_token_id
+        is_visual = torch.isin(prefix.input_ids, torch.tensor(self.visual_token_ids, device=is_query.device))
+        shared, earlier = prefix.states.to(device), prefix.earlier
+        earlier = earlier.to(device) if earlier is not None else None
+        decoded = []
+        for layout, own, real in zip(suffixes.layouts, states, attention_mask[:, shared.shape[1] :].bool()):
+            index = index_queries(is_query, is_visual, Layout.unpack(layout.to(is_query.device))).to(device)
+            row = torch.cat([shared, own[real.to(device)][None]], dim=1)
+            decoded.append(self._decode_boxes(len(layout), index, row, earlier))
+
+        suffixes.layouts = None
+        presence = [row.presence for row in decoded]
+        return torch.cat([row.boxes for row in decoded]), None if presence[0] is None else torch.cat(presence)
 
     def _add_language_loss(
         self,
