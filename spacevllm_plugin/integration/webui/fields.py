@@ -15,6 +15,8 @@ from ..options import TrainingOptions
 
 # LLaMA-Factory's own: how many frames a model sees matters as much as any option of ours, and its page has no field.
 BORROWED = ("video_maxlen", "video_fps")
+# Of chat and API; a run of the Train tab has no use for it.
+ELSEWHERE = ("prefix_cache_gb",)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Option:
 
 def _options(holder: type, names: Collection[str] | None = None) -> list[Option]:
     hints = get_type_hints(holder)
-    return [Option.of(field, hints[field.name]) for field in fields(holder) if names is None or field.name in names]
+    wanted = {field.name for field in fields(holder)}.difference(ELSEWHERE) if names is None else names
+    return [Option.of(field, hints[field.name]) for field in fields(holder) if field.name in wanted]
 
 
 # As they stand together on the page.

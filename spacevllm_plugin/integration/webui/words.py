@@ -70,6 +70,11 @@ CHINESE = {
         "定位指标行数",
         "`grounding_metrics` 最多评估的数据行数，在每个任务中均匀选取且每次评估相同；留空则全部评估。",
     ),
+    "sentences_per_video": (
+        "每个视频的语句数",
+        "同一视频（或图像）最多有多少数据行合并为一个训练序列：视频只计算一次，每行的权重不变。"
+        "此时 `per_device_train_batch_size` 按序列计数。不能与 `instruction_first`、flash attention 或线性注意力主干同用。",
+    ),
 }
 
 
