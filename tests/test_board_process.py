@@ -68,4 +68,5 @@ def test_several_lines_of_an_error_are_shown_and_a_launcher_s_own_error_is_not()
         "subprocess.CalledProcessError: Command '['torchrun']' returned non-zero exit status 1.\n"
     )
     assert reason(said).splitlines()[1:] == ["  rows.jsonl:1: no such video", "  rows.jsonl:2: no such video"]
-    assert reason("Killed\n") == "Killed"
+    ranks = "[rank0]: Traceback (most recent call last):\n[rank0]:   File\n[rank0]: ValueError: no\n"
+    assert reason(ranks) == "ValueError: no" and reason("Killed\n") == "Killed"

@@ -55,6 +55,7 @@ def reason(text: str) -> str:
     Args:
         text: The end of what the run said.
     """
+    text = re.sub(r"^\[rank\d+\]: ?", "", text, flags=re.MULTILINE)  # torch's mark in runs of several processes
     messages = []
     for block in text.split("Traceback (most recent call last):\n")[1:]:
         lines = block.splitlines()
