@@ -54,7 +54,14 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
     },
     "llamafactory.train.sft.workflow": {"SFTDataCollatorWith4DAttentionMask": None, "CustomSeq2SeqTrainer": None},
     "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
-    "llamafactory.api.app": {"create_app": ["chat_model"], "EventSourceResponse": None},
+    "llamafactory.api.app": {
+        "create_app": ["chat_model"],
+        "EventSourceResponse": None,
+        "ChatCompletionRequest": None,
+        "ChatCompletionResponse": None,
+        "create_chat_completion_response": None,
+        "create_stream_chat_completion_response": None,
+    },
 }
 
 
