@@ -21,6 +21,9 @@ TOUCH_POINTS = {
     "llamafactory.train.sft.workflow": "workflow",
     "llamafactory.chat.hf_engine": "chat",
     "llamafactory.api.app": "api",
+    "llamafactory.webui.chatter": "webui.chatter",
+    "llamafactory.webui.components.chatbot": "webui.chat_box",
+    "llamafactory.webui.components.infer": "webui.chat_tab",
 }
 
 

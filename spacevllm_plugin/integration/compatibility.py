@@ -62,6 +62,9 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "create_chat_completion_response": None,
         "create_stream_chat_completion_response": None,
     },
+    "llamafactory.webui.chatter": {"WebChatModel": None},
+    "llamafactory.webui.components.chatbot": {"create_chat_box": ["engine", "visible"]},
+    "llamafactory.webui.components.infer": {"create_infer_tab": ["engine"]},
 }
 
 
