@@ -20,6 +20,7 @@ TOUCH_POINTS = {
     "llamafactory.model.loader": "loader",
     "llamafactory.train.sft.workflow": "workflow",
     "llamafactory.chat.hf_engine": "chat",
+    "llamafactory.chat.chat_model": "terminal",
     "llamafactory.api.app": "api",
     "llamafactory.webui.chatter": "webui.chatter",
     "llamafactory.webui.components.chatbot": "webui.chat_box",

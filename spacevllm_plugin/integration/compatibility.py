@@ -54,6 +54,7 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
     },
     "llamafactory.train.sft.workflow": {"SFTDataCollatorWith4DAttentionMask": None, "CustomSeq2SeqTrainer": None},
     "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
+    "llamafactory.chat.chat_model": {"ChatModel": None, "run_chat": []},
     "llamafactory.api.app": {
         "create_app": ["chat_model"],
         "EventSourceResponse": None,

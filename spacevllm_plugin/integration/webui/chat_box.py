@@ -2,9 +2,22 @@
 
 from functools import wraps
 from types import ModuleType
+from typing import Any
 
 from .greedy import chats_with_ours, greedy_by_default
-from .shown import forget_closed_pages
+from .shown import make_room
+
+
+def label(gr: ModuleType, page: Any, lang: Any, elements: dict[str, Any]) -> None:
+    """Label the page when it is opened: LLaMA-Factory does so when the language changes, which it need not have."""
+    from llamafactory.webui.locales import LOCALES
+
+    labelled = {name: element for name, element in elements.items() if name in LOCALES}
+
+    def labels(lang: str) -> dict[Any, Any]:
+        return {element: type(element)(**LOCALES[name][lang]) for name, element in labelled.items()}
+
+    gr.on([page.load], labels, [lang], list(labelled.values()), queue=False, show_api=False)
 
 
 def install(module: ModuleType) -> None:
@@ -17,7 +30,8 @@ def install(module: ModuleType) -> None:
         if chats_with_ours(engine):  # known by now in `webchat` alone; LlamaBoard's model is loaded later
             page = module.gr.context.Context.root_block
             greedy_by_default(module.gr, engine, elements["temperature"], [page.load])
-            forget_closed_pages(page)
+            make_room(page)
+            label(module.gr, page, engine.manager.get_elem_by_id("top.lang"), elements)
 
         return chatbot, messages, elements
 

@@ -4,7 +4,7 @@ from functools import wraps
 from types import ModuleType
 
 from .greedy import greedy_by_default
-from .shown import forget_closed_pages
+from .shown import make_room
 
 
 def install(module: ModuleType) -> None:
@@ -18,7 +18,7 @@ def install(module: ModuleType) -> None:
         # The box says when a model is loaded or unloaded; a page may also be opened long after.
         events = [page.load, elements["info_box"].change]
         greedy_by_default(module.gr, engine, elements["temperature"], events)
-        forget_closed_pages(page)
+        make_room(page)
         return elements
 
     module.create_infer_tab = _create_infer_tab

@@ -7,6 +7,12 @@ from typing import Any
 from ...data.scratch import Scratch
 
 
+# A chat box is 400 pixels high.
+CSS = """
+.message.bot video, .message.bot img { max-height: 300px; max-width: 100%; width: auto; }
+"""
+
+
 @cache
 def scratch() -> Scratch:
     """This process's folder: in gradio's own, from which it serves files as they are."""
@@ -22,8 +28,8 @@ def reply_folder() -> Path:
     return scratch().folder(LocalContext.request.get().session_hash)
 
 
-def forget_closed_pages(page: Any) -> None:
-    """Remove a page's pictures when it is closed or loaded anew.
+def make_room(page: Any) -> None:
+    """Keep the pictures on a page within its chat box, and remove them when it is closed or loaded anew.
 
     Args:
         page: The `gr.Blocks`.
@@ -33,4 +39,5 @@ def forget_closed_pages(page: Any) -> None:
     def forget(request: Request) -> None:
         scratch().forget(request.session_hash)
 
+    page.css = (page.css or "") + CSS
     page.unload(forget)
