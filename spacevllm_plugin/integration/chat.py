@@ -13,6 +13,8 @@ from ..data.reply import ImageTube, Tube, VideoTube, without_block, write_block
 from ..data.span_parser import read_span
 from ..data.targets import pixel_box
 from ..data.thoughts import spoken
+from .options import RunOptions
+from .prefix_cache import cache_of, media_inputs, media_later, prompt_item
 from .request_files import as_files
 from .template import is_ours
 
@@ -97,11 +99,19 @@ def install(module: ModuleType) -> None:
         messages = [{**message, "content": without_block(message["content"])} for message in messages]
         system, tools, images, videos, *rest = (*args, *[None] * (4 - len(args)))
         with as_files(videos) as videos:
-            gen_kwargs, prompt_length = process_args(*stock, messages, system, tools, images, videos, *rest, **kwargs)
+            cache = cache_of(model, RunOptions.on(processor).training.prefix_cache_gb)
+            with media_later(cache is not None):
+                gen_kwargs, prompt_length = process_args(
+                    *stock, messages, system, tools, images, videos, *rest, **kwargs
+                )
+
             # The call above has written the tags of media that the user did not place into the messages.
             prompter = template.mm_plugin.prompter(processor)
             thought_words = registry.get(template.mm_plugin.backbone).thought_words
             _call.reply = TubeReply(prompter, messages, images or [], videos or [], thought_words)
+            if cache is not None:
+                item = prompt_item(prompter, gen_kwargs["inputs"], messages, images or [], videos or [])
+                gen_kwargs |= media_inputs(cache, model, prompter, item, gen_kwargs["generation_config"])
 
         gen_kwargs["box_sink"] = _call.reply.sink
         return gen_kwargs, prompt_length
