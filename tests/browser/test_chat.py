@@ -1,4 +1,4 @@
-"""`llamafactory-cli webchat` and LlamaBoard's Chat tab in a browser: a video and a question in, the drawn tube out."""
+"""`llamafactory-cli webchat` in a browser: a video and a question in, the drawn tube out."""
 
 import json
 import time
@@ -11,7 +11,6 @@ from browser.conftest import free_port
 
 
 QUESTION = "When and where?"
-MODEL = "SpaceVLLM-Qwen3-VL-2B"
 VIDEO = "[data-testid=bot] video"
 
 
@@ -156,21 +155,3 @@ def test_it_is_greedy_and_says_so_in_the_pages_language(webchat, open_page):
     page.get_by_role("listbox").first.click()
     page.get_by_role("option", name="zh").click()
     page.get_by_text("0 为贪心解码：时间段不是口味问题。").wait_for()
-
-
-def test_llamaboard_chats_with_a_model_that_is_loaded_on_the_page(serve, open_page, folder, tiny_base):
-    board = start(serve, folder, "webui")
-    page = open_page(board.url)
-    page.get_by_role("listbox", name="Model name").or_(page.get_by_label("Model name")).first.fill(MODEL)
-    page.get_by_role("option", name=MODEL, exact=True).click()
-    page.get_by_label("Model path").fill(str(tiny_base("qwen3_vl")))
-    page.get_by_role("tab", name="Chat").click()
-    page.get_by_label("Inference data type").click()
-    page.get_by_role("option", name="float32").click()
-    page.get_by_role("button", name="Load model").click()
-    page.get_by_text("0 is greedy").wait_for()
-    upload(page, folder / "clip.mp4")
-    ask(page, QUESTION, 1)
-    assert facts(page)["error"] is None
-    page.get_by_role("button", name="Unload model").click()
-    page.get_by_text("0 is greedy").wait_for(state="hidden")
