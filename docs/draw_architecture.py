@@ -18,6 +18,7 @@ SAYS = {
     "lmms_eval": "model for lmms-eval",
     "integration": "hooks on LLaMA-Factory, the only folder that imports it",
     "scoreboard": "a benchmark from raw files to its report",
+    "exporters": "tubes in the formats of other tools",
     "inference": "engine, grounding, predict, render",
     "backbones": "one room each: config, model, prompter, tiny",
     "unistg": "the data builder",

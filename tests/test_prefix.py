@@ -98,7 +98,7 @@ def test_each_video_is_read_once_and_all_is_answered_as_row_by_row(engine, rows,
 
     media = {media_of(row) for row in rows}
     assert sum(calls) == len(media) < len(rows) / 2
-    monkeypatch.setattr(type(engine.model), "shared_layers", ())
+    monkeypatch.setattr(type(engine.model), "shares_prefixes", False)
     with counted_tower(engine) as calls:
         predict(engine, rows, synthetic_set.folder, tmp_path / "apart.jsonl")
 

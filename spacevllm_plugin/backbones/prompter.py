@@ -182,6 +182,18 @@ class Prompter(ABC):
                     f"{found} times `{token}` in the tokens, but the media have {meant}", "special-token"
                 )
 
+    def shared_part(self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]) -> tuple[int, int] | None:
+        """Tokens of a row that do not depend on its sentence, and tokens of the caption right behind them.
+
+        None where its queries do not all wait for one caption behind the last of them: what a row has then is its own.
+        """
+        _, lines = self._row_layout(ids, images, videos)
+        (staq,) = self._ids(STAQ_TOKEN)
+        queries = [position for position, token in enumerate(ids) if token == staq]
+        captions = {(position + line[5], line[6]) for position, line in zip(queries, lines)}
+        (start, length), *others = captions
+        return (start, length) if not others and start > queries[-1] and length > 0 else None
+
     def model_inputs(
         self, token_ids: list[list[int]], images: list[list[ImagePlan]], videos: list[list[VideoPlan]]
     ) -> dict[str, torch.Tensor]:

@@ -147,5 +147,5 @@ def test_flash_attention_reads_row_by_row(engine, media, monkeypatch):
 
 
 def test_a_room_that_cannot_says_so(engine, media, monkeypatch):
-    monkeypatch.setattr(type(engine.model), "shared_layers", ())
+    monkeypatch.setattr(type(engine.model), "shares_prefixes", False)
     assert sharing(engine.model, engine.prompter, about(engine, media, "<video>", videos=("five",)))[0] == []
