@@ -20,7 +20,11 @@ TOUCH_POINTS = {
     "llamafactory.model.loader": "loader",
     "llamafactory.train.sft.workflow": "workflow",
     "llamafactory.chat.hf_engine": "chat",
+    "llamafactory.chat.chat_model": "terminal",
     "llamafactory.api.app": "api",
+    "llamafactory.webui.chatter": "webui.chatter",
+    "llamafactory.webui.components.chatbot": "webui.chat_box",
+    "llamafactory.webui.components.infer": "webui.chat_tab",
 }
 
 

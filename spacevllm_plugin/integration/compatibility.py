@@ -54,7 +54,18 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
     },
     "llamafactory.train.sft.workflow": {"SFTDataCollatorWith4DAttentionMask": None, "CustomSeq2SeqTrainer": None},
     "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
-    "llamafactory.api.app": {"create_app": ["chat_model"], "EventSourceResponse": None},
+    "llamafactory.chat.chat_model": {"ChatModel": None, "run_chat": []},
+    "llamafactory.api.app": {
+        "create_app": ["chat_model"],
+        "EventSourceResponse": None,
+        "ChatCompletionRequest": None,
+        "ChatCompletionResponse": None,
+        "create_chat_completion_response": None,
+        "create_stream_chat_completion_response": None,
+    },
+    "llamafactory.webui.chatter": {"WebChatModel": None},
+    "llamafactory.webui.components.chatbot": {"create_chat_box": ["engine", "visible"]},
+    "llamafactory.webui.components.infer": {"create_infer_tab": ["engine"]},
 }
 
 
