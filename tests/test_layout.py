@@ -21,7 +21,7 @@ ORDER = [
     ("check", "converters", "evaluation", "modeling"),
     ("backbones", "unistg"),
     ("inference",),
-    ("scoreboard",),
+    ("demo", "scoreboard"),
     ("integration",),
     ("lmms_eval",),
     ("cli",),

@@ -78,7 +78,9 @@ def render(ref: VideoRef, tube: Tube, out: Out, caption: str = "") -> None:
     writers[suffix](ref, [tube], out, caption)
 
 
-def render_video(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "") -> None:
+def render_video(
+    ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "", long_side: int | None = None
+) -> None:
     """Write the whole clip as H.264 with the sentence above, the boxes on it, and the spans on a bar below.
 
     Args:
@@ -86,10 +88,14 @@ def render_video(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "") 
         tubes: What to draw; a box is drawn on the frames inside its tube's span.
         out: The mp4. Every native frame keeps its own time stamp, so a varying frame rate stays as it was.
         caption: The sentence.
+        long_side: Most pixels of the picture's longer side; as large as the video is where None.
     """
     info = probe(ref)
     clip = ref.clip or (0, info.timeline.num_frames)
     scale = _readable_scale(info.width, info.height)
+    if long_side is not None:
+        scale = min(scale, long_side / max(info.width, info.height))
+
     size = (round(info.width * scale), round(info.height * scale))
     width, font = max(SHORT_SIDE, size[0]), _font(min(size))
     head = _caption(caption, width, font)
