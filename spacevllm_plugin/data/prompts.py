@@ -55,6 +55,9 @@ ANSWERS = {
     "rec": ("Here it is.", "It is here.", "This is the one.", "Found it.", "It is in this region."),
 }
 
+# What is not there has no target: a row of task qa says it.
+NOT_THERE = "It is not there."
+
 
 def instruction(task: str, query: str, key: str | None = None, interrogative: bool = False) -> str:
     """The question for one sentence, without the `<video>` or `<image>` tag.
