@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     engine = load(args)
     from ..demo.server import serve
 
-    name = args.adapter or args.model
+    name = Path(args.adapter or args.model).name  # where it lies is nothing to visitors
     with serve(engine, name, args.host, args.port, limits, args.max_new_tokens, args.corrections) as url:
         print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
         try:

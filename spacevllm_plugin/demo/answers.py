@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..data.prompt_rules import PromptError, check_messages
-from ..data.prompts import instruction
+from ..data.prompts import NOT_THERE, instruction
 from ..data.schema import VISUAL_TAGS, AnnotationRow, Message, PredictionRow, RowError
 from ..data.tube import interpolate_boxes
 from ..data.video import MediaError
@@ -60,7 +60,11 @@ class Answered:
         if self.prediction.status == "failed":
             return "the model could not read it"
 
-        return "found" if self.found else "not there: no time could be read from the answer"
+        if self.found:
+            return "found"
+
+        says_so = NOT_THERE.rstrip(".").casefold() in self.prediction.text.casefold()
+        return "not there" if says_so else "no time could be read from the answer"
 
     def tube(self, label: str) -> Tube:
         """The answer to draw."""

@@ -11,12 +11,14 @@ from ..data.video import read_image
 from ..inference.engine import Engine
 from ..inference.render import Tube, contact_sheet, render_image, render_video
 from .answers import Answered, ask, read_sentences
+from .corrections import read_span, save
 from .limits import Limits, Refused
 from .medium import Medium, open_medium
 from .sessions import Session, Sessions
 from .truths import read_truths
 
 
+EXAMPLE_SEEDS = (6, 7)  # of clips that start with something to see
 DRAWN_SIDE = 960  # pixels of the longer side of the player's video
 
 
@@ -88,6 +90,29 @@ class Desk:
 
         return session
 
+    def session(self, visitor: str) -> Session:
+        """A visitor's session; raises `Refused` for one too many."""
+        return self.sessions.of(visitor)
+
+    def chosen(self, visitor: str, place: int) -> tuple[Session, Answered]:
+        """A visitor's session and the sentence that they put right; raises `Refused` where there is none."""
+        session = self.sessions.of(visitor)
+        if session.medium is None or place not in range(len(session.answered)):
+            raise Refused("nothing was answered yet")
+
+        return session, session.answered[place]
+
+    def save(
+        self, visitor: str, place: int, span: tuple[float | None, float | None], only_drawn: bool, absent: bool
+    ) -> AnnotationRow:
+        """Append what a visitor says of a sentence to the file of corrections; raises `Refused`."""
+        session, one = self.chosen(visitor, place)
+        with session.lock:
+            if session.medium.timeline is not None and not absent:
+                one.span_seconds = read_span(*span, session.medium)
+
+            return save(self.corrections, session.medium, one, only_drawn, absent)
+
     def draw(self, visitor: str) -> Iterator[Path]:
         """The pictures of a visitor's answers: of a video the mp4, then the contact sheet; of an image the image."""
         session = self.sessions.of(visitor)
@@ -115,20 +140,19 @@ class Desk:
 
 
 def make_examples(workspace: Path, limits: Limits) -> list[Example]:
-    """Clips and an image that are made here; their truth is known."""
+    """Two clips and an image that are made here; their truth is known."""
     folder = workspace / f"examples_{secrets.token_hex(4)}"
-    rows = write_set(folder, SynthConfig(num_videos=2, seed=5, size=240, tasks=("stvg", "rec")))
-    files = list(dict.fromkeys((row.videos or row.images)[0] for row in rows))
-    clips, images = ([file for file in files if file.startswith(folder)] for folder in ("videos/", "images/"))
-    named = {"Clip 1": clips[0], "Clip 2": clips[1], "Image": images[0]}
-    return [
-        Example(
-            name,
-            open_medium(folder / file, f"Example, {name.lower()}", limits),
-            [row for row in rows if file in (row.videos or row.images)],
-        )
-        for name, file in named.items()
-    ]
+    examples = []
+    for seed in EXAMPLE_SEEDS:
+        rows = write_set(folder / str(seed), SynthConfig(1, seed, size=240, shift=True, tasks=("stvg", "rec")))
+        for column in ("videos", "images"):
+            file = next(getattr(row, column)[0] for row in rows if getattr(row, column))
+            own = [row for row in rows if file in (row.videos or row.images)]
+            name = f"{column[:-1].capitalize()} {1 + len(examples) // 2}"
+            medium = open_medium(folder / str(seed) / file, f"Example, {name.lower()}", limits)
+            examples.append(Example(name, medium, own))
+
+    return sorted(examples, key=lambda example: example.medium.timeline is None)
 
 
 def _medium(session: Session) -> Medium:

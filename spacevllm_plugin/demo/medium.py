@@ -17,7 +17,8 @@ from .limits import Limits, Refused
 # Containers that hold their data themselves. FFmpeg's other readers follow what a file names: playlists and lists of
 # pictures would have it open any path, or any address.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf"
-PICTURES = ("PNG", "JPEG", "WEBP", "BMP")
+PICTURES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
+SUFFIXES = {"mov": ".mp4", "matroska": ".mkv", "mpegts": ".ts", "mpeg": ".mpg", "asf": ".wmv"}
 NEITHER = "this is neither a video nor an image that can be read"
 
 
@@ -31,6 +32,7 @@ class Medium:
         width: Pixels, as displayed.
         height: Pixels, as displayed.
         timeline: The video's clock; None for an image.
+        suffix: What files of its kind end in.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class Medium:
     width: int
     height: int
     timeline: Timeline | None
+    suffix: str
 
     @property
     def ref(self) -> VideoRef:
@@ -63,15 +66,17 @@ def open_medium(path: Path, name: str, limits: Limits) -> Medium:
     """
     limits.check_bytes(os.path.getsize(path))
     try:
-        if _is_picture(path):
+        suffix = _picture_suffix(path)
+        if suffix is not None:
             size = image_size(path)
             limits.check_size(*size)
-            with Image.open(path, formats=PICTURES) as image:
+            with Image.open(path, formats=tuple(PICTURES)) as image:
                 image.load()
 
-            return Medium(path, name, *size, None)
+            return Medium(path, name, *size, None, suffix)
 
         with _opened(path) as (container, stream):
+            kind = container.format.name.split(",")[0]
             _examine(container, stream, limits)
 
         info = probe(VideoRef(path=str(path)))
@@ -81,15 +86,15 @@ def open_medium(path: Path, name: str, limits: Limits) -> Medium:
     except Exception as err:
         raise Refused(NEITHER) from err
 
-    return Medium(path, name, info.width, info.height, info.timeline)
+    return Medium(path, name, info.width, info.height, info.timeline, SUFFIXES.get(kind, f".{kind}"))
 
 
-def _is_picture(path: Path) -> bool:
+def _picture_suffix(path: Path) -> str | None:
     try:
-        with Image.open(path, formats=PICTURES):
-            return True
+        with Image.open(path, formats=tuple(PICTURES)) as image:
+            return PICTURES[image.format]
     except Image.UnidentifiedImageError:
-        return False
+        return None
 
 
 @contextmanager

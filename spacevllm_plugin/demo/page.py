@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from . import show
+from .correcting import Changes, Correcting
 from .desk import Desk
 from .limits import MOST_SENTENCES, Refused
 from .sessions import Session
@@ -17,8 +18,6 @@ FONTS = ["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 WAITING = 64  # events that may wait; those who come then are told that the queue is full
 
-Changes = dict[Any, Any]  # component -> its new value or properties
-
 
 def build_page(desk: Desk, model: str) -> gr.Blocks:
     """The page of a model.
@@ -28,7 +27,7 @@ def build_page(desk: Desk, model: str) -> gr.Blocks:
         model: The model's name, to show.
     """
     # Strings are fonts of the visitor's machine; Gradio's own defaults would come over the network.
-    theme = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=MONO)
+    theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=MONO)
     css, js = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     with gr.Blocks(title="SpaceVLLM", theme=theme, css=css, js=js, analytics_enabled=False) as page:
         parts = _Page(desk, model)
@@ -45,10 +44,10 @@ class _Page:
         self.desk = desk
         gr.HTML(show.head(model))
         with gr.Row():
-            with gr.Column(scale=4, min_width=320):
+            with gr.Column(scale=4, min_width=300, elem_id="sv-ask"):
                 self._ask_part()
 
-            with gr.Column(scale=7, min_width=320):
+            with gr.Column(scale=7, min_width=300):
                 self._answer_part()
 
     def _ask_part(self) -> None:
@@ -71,13 +70,15 @@ class _Page:
 
     def _answer_part(self) -> None:
         self.empty = gr.HTML(show.EMPTY)
-        self.player = gr.Video(label="Answer", visible=False, interactive=False, elem_id="sv-player")
+        self.player = gr.Video(show_label=False, visible=False, interactive=False, elem_id="sv-player")
         self.timeline = gr.HTML(visible=False)
         self.table = gr.HTML(visible=False)
         with gr.Tabs(visible=False) as self.tabs:
             with gr.Tab("Frame by frame"):
                 self.frame = gr.HTML()
                 self.number = gr.Slider(0, 1, step=1, value=0, label="Frame", elem_id="sv-number")
+
+                self.correcting = Correcting(self.desk, self.frame, self.number, self.timeline)
 
             with gr.Tab("Contact sheet"):
                 self.sheet = gr.Image(show_label=False, interactive=False, elem_id="sv-sheet")
@@ -88,7 +89,7 @@ class _Page:
     def wire(self) -> None:
         """Connect the components."""
         result = [self.empty, self.player, self.timeline, self.table, self.tabs, self.frame, self.number, self.sheet]
-        everything = [self.said, self.sentences, self.rows, *result]
+        everything = [self.said, self.sentences, self.rows, *result, *self.correcting.outputs()]
         self.upload.upload(self.open, self.upload, everything, api_name="open", concurrency_limit=2)
         self.upload.clear(self.clear, None, everything, api_name=False)
         for place, button in enumerate(self.examples):
@@ -104,12 +105,13 @@ class _Page:
         asked.then(self.draw, None, [self.player, self.sheet], api_name="draw", concurrency_limit=2)
         self.number.input(
             self.show_frame,
-            self.number,
-            self.frame,
+            [self.correcting.chosen, self.number],
+            [self.frame, self.correcting.box],
             api_name="frame",
             show_progress="hidden",
             trigger_mode="always_last",
         )
+        self.correcting.wire()
 
     def open(self, file: str | None, request: gr.Request) -> Changes:
         """Take an upload."""
@@ -162,8 +164,9 @@ class _Page:
             self.player: gr.update(value=None, visible=medium.timeline is not None),
             self.timeline: gr.update(value=show.timeline(answered, medium), visible=medium.timeline is not None),
             self.table: gr.update(value=show.table(answered, medium), visible=True),
-            self.frame: show.frame(medium, answered, start),
+            self.frame: self.correcting.picture(session, 0, start),
             self.number: start,
+            **self.correcting.begin(session),
             self.sheet: None,
             self.rows: [one.prediction.model_dump(mode="json", exclude_none=True) for one in answered],
         }
@@ -173,14 +176,10 @@ class _Page:
         for picture in self.desk.draw(request.session_hash):
             yield {self.player if picture.suffix == ".mp4" else self.sheet: str(picture)}
 
-    def show_frame(self, number: float, request: gr.Request) -> str:
+    def show_frame(self, place: int | None, number: float, request: gr.Request) -> tuple[str, str]:
         """Another frame."""
-        session = self.desk.sessions.of(request.session_hash)
-        if session.medium is None:
-            return ""
-
-        number = min(max(int(number), 0), session.medium.num_frames - 1)
-        return show.frame(session.medium, session.answered, number)
+        session = self.desk.session(request.session_hash)
+        return self.correcting.picture(session, place, number), ""
 
     def leave(self, request: gr.Request) -> None:
         """A visitor has left."""
@@ -195,7 +194,7 @@ class _Page:
             self.said: show.notice(show.about(medium), "good"),
             self.empty: gr.update(visible=False),
             self.tabs: gr.update(visible=True),
-            self.frame: show.frame(medium, [], 0),
+            self.frame: self.correcting.picture(session, None, 0),
             self.number: gr.update(value=0, maximum=last, visible=medium.timeline is not None),
         }
 
@@ -209,4 +208,5 @@ class _Page:
             self.frame: "",
             self.sheet: None,
             self.rows: None,
+            self.correcting.group: gr.update(visible=False),
         }

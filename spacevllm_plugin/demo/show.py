@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from html import escape
 from io import BytesIO
 
+from ..data.shortened import shortened
 from ..data.video import read, read_image
 from .answers import TRUTH_COLOR, Answered, Box
 from .medium import Medium
@@ -12,6 +13,8 @@ from .medium import Medium
 
 FRAME_SIDE = 1280  # pixels of the longer side of a frame on the page; a small one is sent as it is
 PIXELATED_BELOW = 128  # pixels: a picture this small is shown with its pixels, not blurred
+MOST_SAID = 90  # letters of an answer that the table shows
+CORRECT_HEAD = "<h3 class='sv-h'>Put it right</h3>"
 EMPTY = "<div class='sv-empty'>The video with its boxes, and when each sentence holds, will be here.</div>"
 
 
@@ -61,9 +64,9 @@ def _cells(number: int, one: Answered, spans: bool, scored: bool) -> Iterable[st
         yield ", ".join(f"{value:.0f}" for value in one.prediction.boxes[0]) if one.found else "–"
 
     yield f"<span class='sv-{'yes' if one.found else 'no'}'>{'yes' if one.found else 'no'}</span>"
-    yield f"{escape(one.status)}<br><q class='sv-said'>{escape(one.prediction.text)}</q>"
+    yield f"{escape(one.status)} <q class='sv-said'>{escape(shortened(one.prediction.text, MOST_SAID))}</q>"
     if scored:
-        yield "<br>".join(f"{name} {value:.2f}" for name, value in one.scores.items()) or "–"
+        yield " ".join(f"<span>{name} {value:.2f}</span>" for name, value in one.scores.items()) or "–"
 
 
 def _badge(number: int, color: str) -> str:
@@ -84,7 +87,7 @@ def timeline(answered: list[Answered], medium: Medium) -> str:
 
         bars.append(_bar(one.span_seconds, total, "drawn", one.color))
         bars += [_tick(medium.timeline.seconds(frame), total, one.color) for frame in sorted(one.drawn)]
-        missing = "" if one.found else "<span class='sv-absent'>not there</span>"
+        missing = "" if one.found else f"<span class='sv-absent'>{escape(one.status)}</span>"
         tracks.append(
             f"<div class='sv-row'><div class='sv-name'>{_badge(number, one.color)} {escape(one.query)}</div>"
             f"<div class='sv-track'>{''.join(bars)}{missing}<i class='sv-playhead'></i></div></div>"
