@@ -191,7 +191,7 @@ def read_answer(row: AnnotationRow, prediction: Prediction | None, fill: Fill) -
     if prediction is None:
         return Answer("missing", "missing", row.media, None, fill)
 
-    _check_boxes(row, prediction)
+    check_boxes(prediction, row.task)
     if prediction.status == "failed":
         return Answer("failed", prediction.error or "failed", row.media, prediction, fill)
 
@@ -208,13 +208,14 @@ def read_answer(row: AnnotationRow, prediction: Prediction | None, fill: Fill) -
     return Answer("scored", None, row.media, prediction, fill)
 
 
-def _check_boxes(row: AnnotationRow, prediction: Prediction) -> None:
+def check_boxes(prediction: Prediction, task: str) -> None:
+    """Raise `RowError` where boxes cannot be told apart: see `read_answer`."""
     frames, boxes = prediction.frames, prediction.boxes
     if len(frames) != len(boxes):
-        raise RowError(f"prediction {shortened(row.id)}: {len(frames)} frames but {len(boxes)} boxes")
+        raise RowError(f"prediction {shortened(prediction.id)}: {len(frames)} frames but {len(boxes)} boxes")
 
     if (frames[1:] <= frames[:-1]).any():
-        raise RowError(f"prediction {shortened(row.id)}: frames must increase")
+        raise RowError(f"prediction {shortened(prediction.id)}: frames must increase")
 
-    if row.task == "rec" and len(boxes) > 1:
-        raise RowError(f"prediction {shortened(row.id)}: {len(boxes)} boxes for one image")
+    if task == "rec" and len(boxes) > 1:
+        raise RowError(f"prediction {shortened(prediction.id)}: {len(boxes)} boxes for one image")

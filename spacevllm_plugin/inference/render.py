@@ -27,6 +27,9 @@ LONG_SIDE = 1920  # pixels; scaling up stops here
 CHUNK_BYTES = 1 << 28  # decoded frames held at a time; every chunk costs a seek, so not too small
 TICKS = 90_000  # a second in the mp4's clock; fine enough for any frame rate
 SHEET_WIDTH, SHEET_ROWS = 1600, 3
+# What a page or a message can carry: some megabytes at worst.
+GIF_SIDE, GIF_FRAMES, GIF_FPS, GIF_COLORS = 480, 60, 5, 128
+GIF_SHORTEST = 20  # milliseconds; players slow down what is shorter
 
 Box = Sequence[float]
 Mark = tuple[Box | None, str, str]  # box (None: not here now), colour, label
@@ -96,18 +99,30 @@ def render_video(
     if long_side is not None:
         scale = min(scale, long_side / max(info.width, info.height))
 
-    size = (round(info.width * scale), round(info.height * scale))
-    width, font = max(SHORT_SIDE, size[0]), _font(min(size))
-    head = _caption(caption, width, font)
-    bar = _TimelineBar(tubes, info.timeline, clip, width, font)
+    stages = _stages(ref, tubes, caption, list(range(*clip)), scale)
+    _write_mp4(out, stages, info.timeline.fps)
 
-    def stages() -> Iterator[tuple[Image.Image, float, float]]:
-        for frame, image in _read_in_chunks(ref, range(*clip), info.width * info.height * 3):
-            start, end = info.timeline.span_seconds((frame, frame + 1))
-            picture = draw_frame(_resize(image, size), _marks(tubes, frame, scale))
-            yield _stack([head, picture, bar.at(start)], even=True), start, end
 
-    _write_mp4(out, stages(), info.timeline.fps)
+def render_gif(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "") -> None:
+    """Write the whole clip as a small GIF, drawn as `render_video` does: of a long one fewer frames a second.
+
+    Args:
+        ref: The video, or a part of it.
+        tubes: What to draw.
+        out: The GIF: `GIF_FRAMES` frames and `GIF_SIDE` pixels a side at most, whatever the video's size and length.
+        caption: The sentence.
+    """
+    info = probe(ref)
+    clip = ref.clip or (0, info.timeline.num_frames)
+    frames = sample_frames(clip, info.timeline, "fps", GIF_FRAMES, GIF_FPS)
+    scale = min(GIF_SIDE / max(info.width, info.height), _readable_scale(info.width, info.height))
+    pictures, lengths = [], []
+    for picture, start, end in _stages(ref, tubes, caption, frames, scale):
+        picture.thumbnail((GIF_SIDE, GIF_SIDE))  # with the caption and the bars, it may be higher
+        pictures.append(picture.quantize(GIF_COLORS))
+        lengths.append(max(GIF_SHORTEST, round(1000 * (end - start))))
+
+    pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], duration=lengths, loop=0)
 
 
 def contact_sheet(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "", columns: int = 6) -> None:
@@ -273,7 +288,24 @@ def _marks(tubes: list[Tube], frame: int, scale: float) -> list[Mark]:
     return [(box(tube), tube.color, tube.label) for tube in tubes]
 
 
-def _read_in_chunks(ref: VideoRef, frames: range, frame_bytes: int) -> Iterator[tuple[int, Image.Image]]:
+def _stages(
+    ref: VideoRef, tubes: list[Tube], caption: str, frames: list[int], scale: float
+) -> Iterator[tuple[Image.Image, float, float]]:
+    """Pictures of increasing native frames, with caption and bars, each with the seconds from when to when it is shown."""
+    info = probe(ref)
+    clip = ref.clip or (0, info.timeline.num_frames)
+    size = (max(1, round(info.width * scale)), max(1, round(info.height * scale)))
+    width, font = max(SHORT_SIDE, size[0]), _font(min(size))
+    head = _caption(caption, width, font)
+    bar = _TimelineBar(tubes, info.timeline, clip, width, font)
+    ends = [*frames[1:], clip[1]]
+    for (frame, image), end in zip(_read_in_chunks(ref, frames, info.width * info.height * 3), ends):
+        start, end = info.timeline.span_seconds((frame, end))
+        picture = draw_frame(_resize(image, size), _marks(tubes, frame, scale))
+        yield _stack([head, picture, bar.at(start)], even=True), start, end
+
+
+def _read_in_chunks(ref: VideoRef, frames: list[int], frame_bytes: int) -> Iterator[tuple[int, Image.Image]]:
     """Native frames with their images; a long video never lies in memory whole."""
     size = max(1, CHUNK_BYTES // frame_bytes)
     for start in range(0, len(frames), size):
