@@ -10,6 +10,7 @@ from ..data.tube import interpolate_boxes
 from ..data.video import MediaError
 from ..evaluation.answer import Prediction, read_answer
 from ..evaluation.protocols import PROTOCOLS, Rules
+from ..exporters import TubeRecord
 from ..inference.engine import Engine
 from ..inference.predictor import ground_readable
 from ..inference.render import Tube
@@ -78,6 +79,22 @@ class Answered:
 
         target = self.truth.target
         return Tube(target.span_frames, target.frames or [], target.boxes or [], label, TRUTH_COLOR)
+
+    def record(self, medium: Medium, number: int) -> TubeRecord:
+        """The answer to export, as sentence `number` about a medium, which the visitor's own name stands for."""
+        clock = medium.timeline
+        return TubeRecord(
+            id=f"{medium.name}/{number}",
+            query=self.query,
+            media=medium.name,
+            width=medium.width,
+            height=medium.height,
+            prediction=self.prediction,
+            fps=clock.fps if clock else None,
+            num_frames=clock.num_frames if clock else None,
+            truth=self.truth,
+            source=medium.ref if clock else None,
+        )
 
     def boxes_at(self, frame: int) -> dict[str, Box]:
         """Boxes at a native frame: the `answer`'s and the `truth`'s inside their spans, and the one `drawn` there."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import exporters
 from ..data.schema import AnnotationRow
 from ..data.synthetic import SynthConfig, write_set
 from ..data.video import read_image
@@ -19,6 +20,7 @@ from .truths import read_truths
 
 
 EXAMPLE_SEEDS = (6, 7)  # of clips that start with something to see
+EXPORTED = ("json", "youtube-vis", "coco", "cvat", "label-studio", "gif")  # the quick ones first
 DRAWN_SIDE = 960  # pixels of the longer side of the player's video
 
 
@@ -113,30 +115,45 @@ class Desk:
 
             return save(self.corrections, session.medium, one, only_drawn, absent)
 
-    def draw(self, visitor: str) -> Iterator[Path]:
-        """The pictures of a visitor's answers: of a video the mp4, then the contact sheet; of an image the image."""
+    def files(self, visitor: str) -> Iterator[tuple[str, Path]]:
+        """What a visitor's answers look like in files, each with its format: first what the page shows, `mp4` and `png`."""
         session = self.sessions.of(visitor)
         medium, answered = session.medium, session.answered
         if medium is None or not answered:
             return
 
         folder = session.new_folder()
-        tubes, caption = _tubes(answered), _caption(answered)
-        if medium.timeline is None:
-            with open(folder / "answer.png", "wb") as file:
-                render_image(read_image(medium.path), tubes, file, caption)
+        yield from _drawn(medium, answered, folder)
+        tubes = [one.record(medium, number) for number, one in enumerate(answered, start=1)]
+        for name in EXPORTED:
+            exporter = exporters.get(name)
+            if medium.timeline is None and not exporter.images:
+                continue
 
-            yield folder / "answer.png"
-            return
+            out = folder / f"{name}{exporter.suffix}"
+            exporter.write(out, tubes)
+            yield name, out
 
-        with open(folder / "answer.mp4", "wb") as file:
-            render_video(medium.ref, tubes, file, caption, long_side=DRAWN_SIDE)
 
-        yield folder / "answer.mp4"
-        with open(folder / "answer.png", "wb") as file:
-            contact_sheet(medium.ref, tubes, file, caption)
+def _drawn(medium: Medium, answered: list[Answered], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Of a video the mp4, then the contact sheet; of an image the image."""
+    tubes, caption = _tubes(answered), _caption(answered)
+    movie, sheet = folder / "answer.mp4", folder / "answer.png"
+    if medium.timeline is None:
+        with open(sheet, "wb") as file:
+            render_image(read_image(medium.path), tubes, file, caption)
 
-        yield folder / "answer.png"
+        yield "png", sheet
+        return
+
+    with open(movie, "wb") as file:
+        render_video(medium.ref, tubes, file, caption, long_side=DRAWN_SIDE)
+
+    yield "mp4", movie
+    with open(sheet, "wb") as file:
+        contact_sheet(medium.ref, tubes, file, caption)
+
+    yield "png", sheet
 
 
 def make_examples(workspace: Path, limits: Limits) -> list[Example]:
@@ -152,7 +169,7 @@ def make_examples(workspace: Path, limits: Limits) -> list[Example]:
             medium = open_medium(folder / str(seed) / file, f"Example, {name.lower()}", limits)
             examples.append(Example(name, medium, own))
 
-    return sorted(examples, key=lambda example: example.medium.timeline is None)
+    return [example for example in examples if example.medium.timeline] + examples[1:2]
 
 
 def _medium(session: Session) -> Medium:

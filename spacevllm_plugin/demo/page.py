@@ -16,6 +16,16 @@ from .sessions import Session
 HERE = Path(__file__).parent
 FONTS = ["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+DOWNLOADS = {
+    "mp4": "Video (MP4)",
+    "png": "Picture (PNG)",
+    "gif": "GIF",
+    "json": "Rows (JSONL)",
+    "coco": "COCO",
+    "youtube-vis": "YouTube-VIS",
+    "cvat": "CVAT",
+    "label-studio": "Label Studio",
+}
 WAITING = 64  # events that may wait; those who come then are told that the queue is full
 
 
@@ -83,12 +93,19 @@ class _Page:
             with gr.Tab("Contact sheet"):
                 self.sheet = gr.Image(show_label=False, interactive=False, elem_id="sv-sheet")
 
-            with gr.Tab("Answer as JSON"):
-                self.rows = gr.JSON(show_label=False)
+            with gr.Tab("Downloads"):
+                with gr.Row(elem_id="sv-downloads"):
+                    self.downloads = {
+                        name: gr.DownloadButton(label, size="sm", min_width=140, visible=False)
+                        for name, label in DOWNLOADS.items()
+                    }
+
+                self.rows = gr.JSON(label="Prediction rows")
 
     def wire(self) -> None:
         """Connect the components."""
         result = [self.empty, self.player, self.timeline, self.table, self.tabs, self.frame, self.number, self.sheet]
+        result += self.downloads.values()
         everything = [self.said, self.sentences, self.rows, *result, *self.correcting.outputs()]
         self.upload.upload(self.open, self.upload, everything, api_name="open", concurrency_limit=2)
         self.upload.clear(self.clear, None, everything, api_name=False)
@@ -102,7 +119,8 @@ class _Page:
         asked = self.find.click(
             self.ground, self.sentences, everything, api_name="ground", concurrency_limit=1, concurrency_id="model"
         )
-        asked.then(self.draw, None, [self.player, self.sheet], api_name="draw", concurrency_limit=2)
+        files = [self.player, self.sheet, *self.downloads.values()]
+        asked.then(self.draw, None, files, api_name="draw", concurrency_limit=2)
         self.number.input(
             self.show_frame,
             [self.correcting.chosen, self.number],
@@ -168,13 +186,19 @@ class _Page:
             self.number: start,
             **self.correcting.begin(session),
             self.sheet: None,
+            **{button: gr.update(value=None, visible=False) for button in self.downloads.values()},
             self.rows: [one.prediction.model_dump(mode="json", exclude_none=True) for one in answered],
         }
 
     def draw(self, request: gr.Request) -> Iterator[Changes]:
-        """Draw the answers, the player's video first."""
-        for picture in self.desk.draw(request.session_hash):
-            yield {self.player if picture.suffix == ".mp4" else self.sheet: str(picture)}
+        """Draw the answers, the player's video first, and write them in all formats."""
+        shown = {"mp4": self.player, "png": self.sheet}
+        for name, file in self.desk.files(request.session_hash):
+            changes = {self.downloads[name]: gr.update(value=str(file), visible=True)}
+            if name in shown:
+                changes[shown[name]] = str(file)
+
+            yield changes
 
     def show_frame(self, place: int | None, number: float, request: gr.Request) -> tuple[str, str]:
         """Another frame."""
@@ -207,6 +231,7 @@ class _Page:
             self.tabs: gr.update(visible=False),
             self.frame: "",
             self.sheet: None,
+            **{button: gr.update(value=None, visible=False) for button in self.downloads.values()},
             self.rows: None,
             self.correcting.group: gr.update(visible=False),
         }
