@@ -143,7 +143,10 @@ def ask(
         Refused: A sentence that is not fit for a prompt, or a medium that cannot be decoded.
     """
     task, column = ("stvg", "videos") if medium.timeline else ("rec", "images")
-    by_query = {" ".join(row.query.split()).casefold(): row for row in truths}
+    by_query: dict[str, AnnotationRow] = {}
+    for row in truths:  # of rows with the same sentence, the first
+        by_query.setdefault(" ".join(row.query.split()).casefold(), row)
+
     media = {"images": [], "videos": [], column: [str(medium.path)]}
     answered = []
     for number, query in enumerate(sentences):

@@ -82,7 +82,9 @@ def open_medium(path: Path, name: str, limits: Limits) -> Medium:
         info = probe(VideoRef(path=str(path)))
     except Refused:
         raise
-    # FFmpeg's and Pillow's errors have nothing in common, and their messages name our paths.
+    except Image.DecompressionBombError:
+        raise Refused(f"the image has more than {limits.megapixels:g} million pixels") from None
+    # FFmpeg's and Pillow's other errors have nothing in common, and their messages name our paths.
     except Exception as err:
         raise Refused(NEITHER) from err
 

@@ -140,7 +140,7 @@ class _Page:
 
     def clear(self, request: gr.Request) -> Changes:
         """Forget an upload."""
-        self.leave(request)
+        self.desk.sessions.close(request.session_hash)
         return {self.said: "", **self._nothing()}
 
     def _opener(self, place: int) -> Any:
@@ -206,8 +206,8 @@ class _Page:
         return self.correcting.picture(session, place, number), ""
 
     def leave(self, request: gr.Request) -> None:
-        """A visitor has left."""
-        self.desk.sessions.close(request.session_hash)
+        """A visitor's connection ended."""
+        self.desk.sessions.leave(request.session_hash)
 
     def _look_at(self, session: Session) -> Changes:
         """A medium that nothing has been asked about yet."""

@@ -14,7 +14,7 @@ from .limits import Limits
 from .workspace import workspace
 
 
-SWEEP_SECONDS = 60
+SWEEP_SECONDS = 10
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from .medium import Medium, open_medium
 
 MOST_SESSIONS = 200
 IDLE_SECONDS = 2 * 60 * 60  # a visitor who left without saying so
+GRACE_SECONDS = 20  # one whose connection broke: a phone's, when it is put away for a moment
 UPLOAD_SECONDS = 10 * 60  # an upload that nobody asked about
 GRADIO_FOLDER = re.compile(r"[0-9a-f]{64}")  # Gradio puts an upload into a folder named by its content's hash
 
@@ -33,6 +34,7 @@ class Session:
         answered: What the model answered, one for each sentence.
         upload: Gradio's copy of the medium.
         used: When they last asked for something, in seconds of the monotonic clock.
+        left: When their connection ended, and nothing was asked since.
         lock: Held while the medium or the answers change.
     """
 
@@ -42,6 +44,7 @@ class Session:
     answered: list[Answered] = field(default_factory=list)
     upload: Path | None = None
     used: float = field(default_factory=time.monotonic)
+    left: float | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def new_folder(self) -> Path:
@@ -52,11 +55,10 @@ class Session:
 
     def forget(self) -> None:
         """Let go of the medium and all that came of it."""
-        self.medium, self.truths, self.answered = None, [], []
         if self.upload is not None:
-            _remove_upload(self.upload)
-            self.upload = None
+            _remove_upload(self.upload, self.medium.path)
 
+        self.medium, self.truths, self.answered, self.upload = None, [], [], None
         for folder in self.folder.iterdir():
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,7 +91,7 @@ class Sessions:
                 self._sessions[visitor] = Session(folder)
 
             session = self._sessions[visitor]
-            session.used = time.monotonic()
+            session.used, session.left = time.monotonic(), None
             return session
 
     def open(self, visitor: str, file: str, name: str) -> Session:
@@ -104,15 +106,18 @@ class Sessions:
             Refused: It is no upload, no medium, or breaks a limit.
         """
         session = self.of(visitor)
+        upload = self.uploaded(file)
         with session.lock:
-            session.forget()
-            upload = self.uploaded(file)
-            own = session.new_folder() / "medium"
+            # Linked first: what is let go of may be another upload of the same file.
+            own = self.workspace / f"taken_{secrets.token_hex(16)}"
             _link(upload, own)
-            session.upload = upload
+            session.forget()
+            own = own.rename(session.new_folder() / "medium")
             try:
                 session.medium = open_medium(own, name, self.limits)
+                session.upload = upload
             except Refused:
+                _remove_upload(upload, own)
                 session.forget()
                 raise
 
@@ -128,8 +133,14 @@ class Sessions:
 
         return path
 
+    def leave(self, visitor: str) -> None:
+        """A visitor's connection ended; unless they come back soon, `sweep` closes their session."""
+        with self._lock:
+            if visitor in self._sessions:
+                self._sessions[visitor].left = time.monotonic()
+
     def close(self, visitor: str) -> None:
-        """A visitor has left: all their files go."""
+        """All files of a visitor go."""
         with self._lock:
             session = self._sessions.pop(visitor, None)
 
@@ -139,9 +150,16 @@ class Sessions:
                 shutil.rmtree(session.folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what is left of visitors who never said that they leave, and uploads that nobody asked about."""
+        """Close the sessions of those who left, and remove uploads that nobody asked about."""
         now = time.monotonic()
-        for visitor in [key for key, session in self._sessions.items() if now - session.used > IDLE_SECONDS]:
+        with self._lock:
+            gone = [
+                visitor
+                for visitor, session in self._sessions.items()
+                if now - session.used > IDLE_SECONDS or session.left and now - session.left > GRACE_SECONDS
+            ]
+
+        for visitor in gone:
             self.close(visitor)
 
         for folder in self.workspace.iterdir():
@@ -157,9 +175,9 @@ def _link(upload: Path, own: Path) -> None:
         shutil.copyfile(upload, own)
 
 
-def _remove_upload(upload: Path) -> None:
-    """Remove Gradio's copy unless somebody else has it, too."""
+def _remove_upload(upload: Path, own: Path) -> None:
+    """Remove Gradio's copy of what a visitor has, unless it is another one by now, or somebody else has it, too."""
     with suppress(OSError):  # swept already, or the folder holds the same content under another name
-        if upload.stat().st_nlink <= 2:
+        if upload.samefile(own) and upload.stat().st_nlink == 2:
             upload.unlink()
             upload.parent.rmdir()
