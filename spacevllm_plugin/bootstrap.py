@@ -25,6 +25,13 @@ TOUCH_POINTS = {
     "llamafactory.webui.chatter": "webui.chatter",
     "llamafactory.webui.components.chatbot": "webui.chat_box",
     "llamafactory.webui.components.infer": "webui.chat_tab",
+    "llamafactory.webui.locales": "webui.words",
+    "llamafactory.webui.common": "webui.command",
+    "llamafactory.webui.runner": "webui.runner",
+    "llamafactory.webui.components.data": "webui.preview",
+    "llamafactory.webui.components.train": "webui.panel",
+    "llamafactory.webui.components.eval": "webui.evaluation",
+    "llamafactory.webui.control": "webui.plot",
 }
 
 

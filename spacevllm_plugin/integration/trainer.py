@@ -20,6 +20,7 @@ from ..modeling.box_bits import from_bits
 from ..modeling.grounding_model import is_head
 from .checkpoint import complete_converted, write_adapter_options
 from .eval_rows import Answer, EvalRows, GeneratedAnswers
+from .loss_parts import keep_parts
 from .options import RunOptions
 
 
@@ -79,6 +80,7 @@ def grounding_trainer(base: type) -> type:
             self._generated: GeneratedAnswers | None = None
             self._answers: list[Answer] = []  # of the last evaluation, all ranks', in the rows' order
             self.grounding_model.loss_options = self.options.loss
+            keep_parts(self.callback_handler.callbacks)
 
         @property
         def options(self) -> RunOptions:
