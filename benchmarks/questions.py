@@ -28,6 +28,7 @@ from shape_100m import SHAPE_100M
 from spacevllm_plugin.bootstrap import install
 from spacevllm_plugin.data.schema import AnnotationRow, PredictionRow, read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.modeling.grounding_model import SpaceVLLMMixin
 
 
 SIDES = {"tiny": 48, "100m": 384}  # of a frame, in pixels
@@ -122,13 +123,15 @@ def compare_ground(work: Path, args: argparse.Namespace) -> list[dict[str, Any]]
 @contextmanager
 def sharing(engine: Any, on: bool) -> Iterator[None]:
     """With `on` false, the room says for a while that its sentences cannot share a prefix."""
-    room = type(engine.model)
-    own = room.shared_layers
-    room.shared_layers = own if on else ()
+    room, able = type(engine.model), SpaceVLLMMixin.shares_prefixes
     try:
+        if not on:
+            room.shares_prefixes = False
+
         yield
     finally:
-        room.shared_layers = own
+        if not on:
+            room.shares_prefixes = able
 
 
 def compare_predict(work: Path, args: argparse.Namespace) -> list[dict[str, Any]]:

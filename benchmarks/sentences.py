@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from gpu.measuring import Measurement, measured
-from gpu.shapes import Shape, qwen_patches, write_checkpoint
+from gpu.shapes import write_checkpoint
+from shape_100m import SHAPE_100M
 
 from spacevllm_plugin.bootstrap import install
 from spacevllm_plugin.data.schema import dump_row
@@ -30,35 +31,6 @@ from spacevllm_plugin.modeling.box_bits import from_bits
 Batch = dict[str, torch.Tensor]
 SIDES = {"tiny": 48, "100m": 384}  # of a frame, in pixels
 FORMS = ("{}", "Please: {}", "Tell me. {}", "{} Be exact.", "Look closely. {}", "{} Thank you.", "Now, {}", "Then: {}")
-SHAPE_100M = Shape(
-    "qwen3_vl",
-    "none: a Qwen3-VL of 100 million parameters",
-    {
-        "text_config": {
-            "hidden_size": 768,
-            "intermediate_size": 2048,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 4,
-            "head_dim": 64,
-            "initializer_range": 0.02,
-            "rope_parameters": {"rope_theta": 5e6, "mrope_section": [12, 10, 10]},
-        },
-        "vision_config": {
-            "depth": 12,
-            "hidden_size": 384,
-            "intermediate_size": 1536,
-            "num_heads": 6,
-            "patch_size": 16,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 768,
-            "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": [3, 6, 9],
-            "initializer_range": 0.02,
-        },
-    },
-    qwen_patches(16),
-)
 
 
 def write_data(folder: Path, side: int, frames: int, sentences: int) -> None:

@@ -17,6 +17,7 @@ SAYS = {
     "cli": "spacevllm-cli: one file per command",
     "lmms_eval": "model for lmms-eval",
     "integration": "hooks on LLaMA-Factory, the only folder that imports it",
+    "demo": "the page to try a model on",
     "scoreboard": "a benchmark from raw files to its report",
     "exporters": "tubes in the formats of other tools",
     "inference": "engine, grounding, predict, render",

@@ -22,6 +22,7 @@ ORDER = [
     ("backbones", "unistg"),
     ("inference",),
     ("exporters", "scoreboard"),
+    ("demo",),
     ("integration",),
     ("lmms_eval",),
     ("cli",),

@@ -99,7 +99,7 @@ def test_the_key_has_the_settings_and_all_text_before_the_sentence(engine, make_
 def test_none_without_the_option_or_where_a_room_cannot(engine, monkeypatch):
     assert cache_of(engine.model, 0) is None
     assert cache_of(engine.model, 1).most_bytes == 10**9 and cache_of(engine.model, 1) is cache_of(engine.model, 1)
-    monkeypatch.setattr(type(engine.model), "shared_layers", ())
+    monkeypatch.setattr(type(engine.model), "shares_prefixes", False)
     assert cache_of(engine.model, 1) is None
 
 

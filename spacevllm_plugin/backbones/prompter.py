@@ -7,7 +7,7 @@ processor. What it writes into the prompt and what it hands to the model come fr
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,6 +53,15 @@ class ImagePlan:
     def name(self) -> str:
         """For messages."""
         return str(self.source)
+
+
+def medium_key(plan: VideoPlan | ImagePlan) -> Hashable:
+    """What tells a medium, as it is seen, from others of the same batch."""
+    if isinstance(plan, VideoPlan):
+        return plan.ref, tuple(plan.shown)
+
+    # Pictures in memory are not compared: those of one object are the same.
+    return plan.source if isinstance(plan.source, str) else id(plan.source)
 
 
 def pixels(picture: Image.Image) -> torch.Tensor:
@@ -217,9 +226,11 @@ class Prompter(ABC):
             appearance += row_plans
             lines += row_lines
 
-        pictures = [self.pictures(plan) for plan in appearance]
+        media = {medium_key(plan): plan for plan in appearance}  # each is decoded once
+        pictures = {key: self.pictures(plan) for key, plan in media.items()}
         grids = [self.grid(plan) for plan in appearance]
-        return {**self.tensors(appearance, pictures, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
+        shown = [pictures[medium_key(plan)] for plan in appearance]
+        return {**self.tensors(appearance, shown, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
 
     def layout(self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]) -> torch.Tensor:
         """One row's `staq_layout`, (its queries, 8), without its media being read."""

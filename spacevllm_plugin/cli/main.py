@@ -13,6 +13,7 @@ from .quiet import add_verbose, quiet
 # name -> (module, one line of help)
 COMMANDS = {
     "ground": ("ground", "find one sentence in one video; print, save or draw the tube"),
+    "demo": ("demo", "serve a page to try a model on: upload, ask, look, correct"),
     "predict": ("predict", "ground every row of a JSONL file; batched, resumable"),
     "evaluate": ("evaluate", "score predictions against annotations"),
     "benchmark": ("benchmark", "convert, predict, score and report one of the eleven benchmarks, or all"),

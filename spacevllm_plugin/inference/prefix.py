@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from ..backbones.prompter import ImagePlan, Prompter
-from ..data.plan import VideoPlan
+from ..backbones.prompter import Prompter, medium_key
 from ..modeling.prefix import Suffixes, VideoPrefix
 from .items import GroundingItem
 
@@ -17,15 +16,7 @@ def prefix_key(prompter: Prompter, item: GroundingItem) -> Hashable | None:
         return None
 
     length = prompter.prefix_length(item.token_ids, item.plans[-1])
-    return tuple(item.token_ids[:length]), tuple(map(_medium_key, item.plans))
-
-
-def _medium_key(plan: VideoPlan | ImagePlan) -> Hashable:
-    if isinstance(plan, VideoPlan):
-        return plan.ref, tuple(plan.shown)
-
-    # Pictures in memory are not compared: those of one object are the same.
-    return plan.source if isinstance(plan.source, str) else id(plan.source)
+    return tuple(item.token_ids[:length]), tuple(map(medium_key, item.plans))
 
 
 @torch.no_grad()

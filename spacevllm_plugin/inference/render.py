@@ -81,7 +81,9 @@ def render(ref: VideoRef, tube: Tube, out: Out, caption: str = "") -> None:
     writers[suffix](ref, [tube], out, caption)
 
 
-def render_video(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "") -> None:
+def render_video(
+    ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "", long_side: int | None = None
+) -> None:
     """Write the whole clip as H.264 with the sentence above, the boxes on it, and the spans on a bar below.
 
     Args:
@@ -89,10 +91,15 @@ def render_video(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "") 
         tubes: What to draw; a box is drawn on the frames inside its tube's span.
         out: The mp4. Every native frame keeps its own time stamp, so a varying frame rate stays as it was.
         caption: The sentence.
+        long_side: Most pixels of the picture's longer side; as large as the video is where None.
     """
     info = probe(ref)
     clip = ref.clip or (0, info.timeline.num_frames)
-    stages = _stages(ref, tubes, caption, list(range(*clip)), _readable_scale(info.width, info.height))
+    scale = _readable_scale(info.width, info.height)
+    if long_side is not None:
+        scale = min(scale, long_side / max(info.width, info.height))
+
+    stages = _stages(ref, tubes, caption, list(range(*clip)), scale)
     _write_mp4(out, stages, info.timeline.fps)
 
 

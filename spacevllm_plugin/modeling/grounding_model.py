@@ -93,8 +93,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     # Why rows about one video cannot be one sequence; None where causal attention with a mask is all that lets one token
     # see another, so that they can.
     one_sentence: str | None = "its room does not say that its attention keeps to a mask"
-    # What its language model's caches are made of where sentences can share a prefix, see `prefix`; empty where they cannot.
-    shared_layers: tuple[type, ...] = (DynamicLayer,)
+    # Where that is not all: kinds of cache layers that it can read sentences behind one prefix with all the same, see `prefix`.
+    shared_layers: tuple[type, ...] = ()
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -140,7 +140,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     @property
     def shares_prefixes(self) -> bool:
         """Whether sentences about the same media can share what was read up to these; else each row reads them."""
-        return may_share(self.config.get_text_config(), self.shared_layers)
+        layers = (DynamicLayer,) if self.one_sentence is None else self.shared_layers
+        return may_share(self.config.get_text_config(), layers)
 
     @property
     def visual_token_ids(self) -> tuple[int, int]:

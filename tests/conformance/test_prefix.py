@@ -16,6 +16,15 @@ QUESTIONS = ("Where?", 'When and where does this happen: "the red circle moves t
 NEW_TOKENS = 8
 
 
+@pytest.fixture
+def engine(engine):
+    """Those of other packages may not say that they can."""
+    if not engine.model.shares_prefixes:
+        pytest.skip("reads each row by itself")
+
+    return engine
+
+
 def alone(engine, item):
     return _generate(engine.model, engine.processor.tokenizer, _padded(engine.prompter, [item]), NEW_TOKENS)[0]
 
@@ -77,6 +86,9 @@ def test_media_in_two_turns_are_in_the_prefix_with_the_text_between_them(engine,
 @pytest.mark.parametrize("options", [{"presence_head": True}, {"flash_attn": "disabled"}], ids=["presence", "eager"])
 def test_with_a_presence_head_and_in_eager_attention(make_engine, media, backbone, options):
     engine = make_engine(backbone, **options)
+    if not engine.model.shares_prefixes:
+        pytest.skip("reads each row by itself")
+
     items = about(engine, media, "<video>", videos=("five",))
     assert_same(engine, items)
     if "presence_head" in options:
@@ -147,5 +159,5 @@ def test_flash_attention_reads_row_by_row(engine, media, monkeypatch):
 
 
 def test_a_room_that_cannot_says_so(engine, media, monkeypatch):
-    monkeypatch.setattr(type(engine.model), "shared_layers", ())
+    monkeypatch.setattr(type(engine.model), "shares_prefixes", False)
     assert sharing(engine.model, engine.prompter, about(engine, media, "<video>", videos=("five",)))[0] == []

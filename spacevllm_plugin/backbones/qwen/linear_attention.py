@@ -40,8 +40,8 @@ def _folded(cache: Any) -> bool:
 class SpaceVLLMQwenLinearMixin(SpaceVLLMQwen3Mixin):
     """Keeps padding out of the states, and goes on from those of a cache."""
 
-    one_sentence = "its linear attention reads a sequence into one state, which no mask keeps the sentences apart in"
     shared_layers = (DynamicLayer, LinearAttentionLayer)
+    one_sentence = "its linear attention reads a sequence into one state, which no mask keeps the sentences apart in"
     # As transformers 5.5 saves the vision tower of a plain model.
     weight_names = {r"^model\.language_model\.visual\.": "model.visual."}
 
