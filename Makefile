@@ -34,9 +34,9 @@ quickstart: $(INSTALLED)
 	$(VENV)/bin/python examples/quickstart/quickstart.py --backbone $(BACKBONE) --seed $(SEED) --started $(STARTED) \
 		$(if $(QUICK),--quick)
 
-# The same path with the other two backbones.
+# The same path with every backbone, one after the other.
 quickstart-all: $(INSTALLED)
-	for backbone in qwen3_vl qwen2_5_vl llava_onevision; do \
+	for backbone in $$($(VENV)/bin/python -c "from spacevllm_plugin.backbones import registry; print(*registry.names())"); do \
 		$(VENV)/bin/python examples/quickstart/quickstart.py --backbone $$backbone --seed $(SEED) \
 			--out outputs/quickstart_$$backbone || exit 1; \
 	done

@@ -19,6 +19,7 @@ SAYS = {
     "integration": "hooks on LLaMA-Factory, the only folder that imports it",
     "demo": "the page to try a model on",
     "scoreboard": "a benchmark from raw files to its report",
+    "exporters": "tubes in the formats of other tools",
     "inference": "engine, grounding, predict, render",
     "backbones": "one room each: config, model, prompter, tiny",
     "unistg": "the data builder",

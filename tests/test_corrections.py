@@ -122,6 +122,7 @@ def test_an_answer_that_says_another_span_is_refused(folder):
         '{"mine": {"file_name": "c.jsonl", "formatting": "alpaca"}}',
         "[1]",
         '{"c": ',
+        '{"a": ' + "[" * 100_000,
     ],
 )
 def test_an_index_that_says_otherwise_is_left_alone(folder, index):

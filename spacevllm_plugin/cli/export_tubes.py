@@ -70,7 +70,7 @@ def _read(args: argparse.Namespace, exporter: Exporter, counts: Counter[str]) ->
     for row in read_rows(args.data):
         prediction = predictions.get(row.id)
         if row.task not in BOX_TASKS:
-            counts["rows of tasks without boxes"] += 1
+            counts["of tasks without boxes"] += 1
         elif prediction is None:
             counts["without a prediction"] += 1
         elif row.task == "rec" and not exporter.images:

@@ -4,11 +4,13 @@ import json
 import math
 import os
 import secrets
+from codecs import BOM_UTF8
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic_core import from_json
 
 from . import prompts
 from .facts import Facts
@@ -197,7 +199,7 @@ def _with_entry(info_file: Path, file: Path) -> dict[str, Any] | None:
         OutputError: It is no index, or has the file's name for something else.
     """
     try:
-        info = json.loads(info_file.read_text(encoding="utf-8-sig"))
+        info = from_json(info_file.read_bytes().removeprefix(BOM_UTF8))
     except FileNotFoundError:
         info = {}
     except (OSError, ValueError) as err:

@@ -37,7 +37,9 @@ def dump(file: BinaryIO, tubes: list[TubeRecord]) -> None:
                         "id": len(annotations) + 1,
                         "image_id": image_ids[frame],
                         "category_id": 1,
+                        # Once as in TAO, once as CVAT and Datumaro write it.
                         "track_id": track["id"],
+                        "attributes": {"track_id": track["id"]},
                         "video_id": video_id,
                         "bbox": [x, y, width, height],
                         "area": round(width * height, 2),

@@ -28,27 +28,24 @@ def dump(file: BinaryIO, tubes: list[TubeRecord]) -> None:
     for group in by_medium(tubes).values():
         first = group[0]
         data = {"image": first.name} if first.is_image else {"video": first.name, "fps": first.fps}
-        result = [region for number, tube in enumerate(group, start=1) for region in _regions(number, tube)]
-        data["queries"] = [tube.query for tube in group]
+        regions = {f"tube_{number}": tube for number, tube in enumerate(group, start=1)}
+        # Of those that have no region, too.
+        data["tubes"] = [
+            {"region": name, "id": tube.id, "query": tube.query, "status": tube.answer.outcome}
+            for name, tube in regions.items()
+        ]
+        result = [_region(name, tube) for name, tube in regions.items() if len(tube.tube.frames)]
         tasks.append({"data": data, "predictions": [{"model_version": "spacevllm", "result": result}]})
 
     file.write(json.dumps(tasks, ensure_ascii=False, allow_nan=False).encode())
 
 
-def _regions(number: int, tube: TubeRecord) -> list[dict[str, Any]]:
-    if not len(tube.tube.frames):
-        return []
-
-    common = {
-        "id": f"tube_{number}",
-        "from_name": "box",
-        "origin": "prediction",
-        "meta": {"text": [tube.query]},
-    }
+def _region(name: str, tube: TubeRecord) -> dict[str, Any]:
+    common = {"id": name, "from_name": "box", "origin": "prediction", "meta": {"text": [tube.query]}}
     if tube.is_image:
         size = {"original_width": tube.width, "original_height": tube.height, "image_rotation": 0}
         value = {**_percent(tube, tube.tube.boxes[0]), "rotation": 0, "rectanglelabels": [LABEL]}
-        return [{**common, **size, "to_name": "image", "type": "rectanglelabels", "value": value}]
+        return {**common, **size, "to_name": "image", "type": "rectanglelabels", "value": value}
 
     value = {
         "framesCount": tube.num_frames,
@@ -56,7 +53,7 @@ def _regions(number: int, tube: TubeRecord) -> list[dict[str, Any]]:
         "sequence": [keyframe for run in tube.tube.runs() for keyframe in _sequence(tube, run)],
         "labels": [LABEL],
     }
-    return [{**common, "to_name": "video", "type": "videorectangle", "value": value}]
+    return {**common, "to_name": "video", "type": "videorectangle", "value": value}
 
 
 def _sequence(tube: TubeRecord, run: FrameBoxes) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from ..inference.render import (
 from .base import Exporter, TubeRecord, frames_of
 
 
-# Okabe and Ito's, without black and without the truth's green; then from the start.
-COLORS = (PREDICTION_COLOR, "#56B4E9", "#F0E442", "#CC79A7", "#0072B2", "#E69F00")
+# Okabe and Ito's, without the truth's green and what white letters cannot be read on; then from the start.
+COLORS = (PREDICTION_COLOR, "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def _dump(render: Callable[..., None]) -> Callable[[BinaryIO, list[TubeRecord]], None]:

@@ -117,7 +117,7 @@ def render_gif(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "") ->
     pictures, lengths = [], []
     for picture, start, end in _stages(ref, tubes, caption, frames, scale):
         picture.thumbnail((GIF_SIDE, GIF_SIDE))  # with the caption and the bars, it may be higher
-        pictures.append(picture.quantize(GIF_COLORS))
+        pictures.append(picture.quantize(GIF_COLORS, Image.Quantize.FASTOCTREE))
         lengths.append(max(GIF_SHORTEST, round(1000 * (end - start))))
 
     pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], duration=lengths, loop=0)
