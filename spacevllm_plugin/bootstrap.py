@@ -20,7 +20,18 @@ TOUCH_POINTS = {
     "llamafactory.model.loader": "loader",
     "llamafactory.train.sft.workflow": "workflow",
     "llamafactory.chat.hf_engine": "chat",
+    "llamafactory.chat.chat_model": "terminal",
     "llamafactory.api.app": "api",
+    "llamafactory.webui.chatter": "webui.chatter",
+    "llamafactory.webui.components.chatbot": "webui.chat_box",
+    "llamafactory.webui.components.infer": "webui.chat_tab",
+    "llamafactory.webui.locales": "webui.words",
+    "llamafactory.webui.common": "webui.command",
+    "llamafactory.webui.runner": "webui.runner",
+    "llamafactory.webui.components.data": "webui.preview",
+    "llamafactory.webui.components.train": "webui.panel",
+    "llamafactory.webui.components.eval": "webui.evaluation",
+    "llamafactory.webui.control": "webui.plot",
 }
 
 

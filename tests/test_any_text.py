@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from spacevllm_plugin.data.plan import VideoPlan
+from spacevllm_plugin.data.reply import CLOSING, OPENING, without_block
 from spacevllm_plugin.data.span_parser import find_spans, read_span, read_spans, rewrite_span, says_span
 from spacevllm_plugin.data.timeline import Timeline
 from spacevllm_plugin.data.video import VideoRef
 from spacevllm_plugin.evaluation.choice import Question, read_choice
-from spacevllm_plugin.integration.chat import BLOCK, CLOSING, OPENING
 
 
 LENGTH = 4_000
@@ -151,4 +151,4 @@ def test_any_message_is_searched_for_blocks():
     with comes_to_an_end():
         for repeated in (OPENING, OPENING + '{"tubes": ', OPENING + '{"tubes": }'):
             message = repeated * (2_000_000 // len(repeated))
-            assert BLOCK.sub("", message + block) == message
+            assert without_block(message + block) == message

@@ -1,5 +1,6 @@
 """The API: media that cannot be read are the client's fault, said in one line; the server goes on."""
 
+import asyncio
 import base64
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import av
 import httpx
+import openai
 import pytest
 from conftest import picture, write_image, write_video
 from fastapi.testclient import TestClient
@@ -245,10 +247,186 @@ def test_a_stream_comes_whole_and_in_order(client, good):
     assert streamed.partition("```json")[2] == whole.partition("```json")[2] != ""
 
 
+# Tubes beside the text.
+
+
+def deltas(answer):
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    return [json.loads(event)["choices"][0]["delta"] for event in events]
+
+
+def in_block(content):
+    """What a client of today reads."""
+    return json.loads(content.partition("```json\n")[2].removesuffix("\n```"))["tubes"]
+
+
+def reply(client, request, stream):
+    """Content and tubes of an answer, or of all of its deltas; those of a stream come in the last one alone."""
+    answer = client.post("/v1/chat/completions", json=request)
+    assert answer.status_code == 200, answer.text
+    if not stream:
+        message = answer.json()["choices"][0]["message"]
+        return message["content"], message["tubes"]
+
+    *others, last = deltas(answer)
+    assert not any("tubes" in delta for delta in others)
+    return "".join(delta.get("content") or "" for delta in others), last.get("tubes")
+
+
+@STREAM
+def test_tubes_are_fields_beside_the_text_or_a_block_behind_it(client, good, stream, monkeypatch):
+    request = body(good, stream)
+    content, tubes = reply(client, request, stream)
+    assert tubes == in_block(content) and len(tubes[0]["boxes"]) == len(tubes[0]["frames"]) == 6
+    text = content.partition("\n\n```json")[0]
+    assert reply(client, {**request, "tubes": "field"}, stream) == (text, tubes)
+    assert reply(client, {**request, "tubes": "block"}, stream) == (content, None)
+    # As the server's owner chooses, where the client does not.
+    monkeypatch.setenv("SPACEVLLM_API_TUBES", "field")
+    assert reply(client, request, stream) == (text, tubes)
+    assert reply(client, {**request, "tubes": "both"}, stream) == (content, tubes)
+    assert client.post("/v1/chat/completions", json={**request, "tubes": "none"}).status_code == 422
+
+
+@STREAM
+def test_without_media_there_are_no_tubes(client, stream):
+    request = {"model": "any", "messages": [{"role": "user", "content": "How many?"}], "stream": stream}
+    content, tubes = reply(client, request, stream)
+    assert tubes is None and "```" not in content
+
+
+def test_a_form_that_is_none_is_said_before_the_server_starts(chat_model, monkeypatch):
+    monkeypatch.setenv("SPACEVLLM_API_TUBES", "nowhere")
+    with pytest.raises(ValueError, match="^SPACEVLLM_API_TUBES=nowhere: not one of both, field, block$"):
+        serve(chat_model)
+
+
+@STREAM
+def test_a_conversation_goes_on_with_tubes_or_without(client, good, stream):
+    """Whatever a client sends back of the first answer, the model sees the text that it wrote."""
+    request = body(good, stream)
+    content, tubes = reply(client, request, stream)
+    text, _ = reply(client, {**request, "tubes": "field"}, stream)
+    answers = set()
+    for message in ({"content": content}, {"content": content, "tubes": tubes}, {"content": text, "tubes": tubes}):
+        turns = [{"role": "assistant", **message}, {"role": "user", "content": "And then?"}]
+        following, again = reply(client, {**request, "messages": request["messages"] + turns}, stream)
+        assert again[0]["boxes"]
+        answers.add(following)
+
+    assert len(answers) == 1
+
+
+def test_each_of_several_choices_has_the_tubes(client, good):
+    request = {**body(good), "n": 3, "temperature": 1.5}
+    choices = client.post("/v1/chat/completions", json=request).json()["choices"]
+    assert len(choices) == 3
+    for choice in choices:
+        assert choice["message"]["tubes"] == in_block(choice["message"]["content"])
+        assert choice["message"]["tubes"][0]["boxes"] == choices[0]["message"]["tubes"][0]["boxes"]
+
+
+@STREAM
+def test_an_image_has_a_box(client, folder, stream):
+    url = data_url(Path(write_image(folder / "image.png", width=96)).read_bytes(), "image/png")
+    _, tubes = reply(client, body(url, stream, "image"), stream)
+    (tube,) = tubes
+    assert tube["kind"] == "image" and len(tube["box"]) == 4 and max(tube["box"]) <= 96
+
+
+def openapi(chat_model):
+    return serve(chat_model).get("/openapi.json").json()
+
+
+def test_the_openapi_page_documents_the_fields(chat_model):
+    schema = openapi(chat_model)
+    schemas = schema["components"]["schemas"]
+    assert {"VideoTube", "ImageTube"} <= set(schemas)
+    assert "tubes" in schemas["ChatCompletionMessage"]["properties"]
+    assert "tubes" in schemas["ChatCompletionRequest"]["properties"]
+    assert all("description" in field for field in list(schemas["VideoTube"]["properties"].values())[1:])
+    content = schema["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatCompletionResponse"}
+    assert content["text/event-stream"]["schema"] == {"$ref": "#/components/schemas/ChatCompletionStreamResponse"}
+    # Whatever is referred to is there.
+    for name in set(json.dumps(schema).split("#/components/schemas/")[1:]):
+        assert name.partition('"')[0] in schemas
+
+
+STOCK = """
+import json, sys
+from fastapi.testclient import TestClient
+from llamafactory.api.app import create_app
+from llamafactory.chat import ChatModel
+model = ChatModel({"model_name_or_path": sys.argv[1], "template": "qwen3_vl", "infer_dtype": "float32"})
+json.dump(TestClient(create_app(model)).get("/openapi.json").json(), open(sys.argv[2], "w"))
+"""
+
+
+def test_of_other_templates_it_is_the_stock_one(folder, chat_model):
+    """With one of our apps in the same process, as in a process that never knew us."""
+    make_tiny("qwen3_vl", folder / "other", merge_size=1)
+    subprocess.run(
+        [sys.executable, "-c", STOCK, str(folder / "other"), str(folder / "stock.json")],
+        env={**os.environ, "SPACEVLLM_DISABLE": "1"},
+        check=True,
+    )
+    ours = openapi(chat_model)
+    stock = json.loads((folder / "stock.json").read_text())
+    assert openapi(load(folder, "qwen3_vl", merge_size=1)) == stock != ours
+
+
+def test_each_of_many_parallel_requests_gets_its_own_answer(folder, chat_model, client, monkeypatch):
+    """Videos of as many sizes, four of them in the model at once, streamed and not."""
+    from llamafactory.api.app import create_app
+
+    requests, wanted = [], []
+    for number in range(64):
+        width, height = 32 + 8 * (number % 8), 32 + 8 * (number // 8)
+        video = write_video(folder / f"{number}.mp4", 2 + number % 5, width, height, first=number)
+        requests.append(body(data_url(Path(video).read_bytes()), stream=bool(number % 2)))
+        wanted.append(reply(client, requests[-1], stream=bool(number % 2)))
+
+    assert len({json.dumps(tubes) for _, tubes in wanted}) == 64
+
+    async def ask_all():
+        monkeypatch.setattr(chat_model.engine, "semaphore", asyncio.Semaphore(4))
+        transport = httpx.ASGITransport(create_app(chat_model))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api", timeout=300) as http:
+            return await asyncio.gather(*(http.post("/v1/chat/completions", json=request) for request in requests))
+
+    for number, answer in enumerate(asyncio.run(ask_all())):
+        if number % 2:
+            *others, last = deltas(answer)
+            found = "".join(delta.get("content") or "" for delta in others), last["tubes"]
+        else:
+            message = answer.json()["choices"][0]["message"]
+            found = message["content"], message["tubes"]
+
+        assert found == wanted[number]
+
+
 def test_other_templates_answer_as_before(folder):
     client = serve(load(folder, "qwen3_vl", merge_size=1))
     with pytest.raises(UnidentifiedImageError):
         client.post("/v1/chat/completions", json=body(data_url(b"no image", "image/png"), kind="image"))
+
+
+def ask_with_the_openai_client(url, messages):
+    with httpx.Client(trust_env=False, timeout=60) as http:
+        client = openai.OpenAI(base_url=url, api_key="none", http_client=http)
+        message = client.chat.completions.create(model="any", messages=messages).choices[0].message
+        assert message.tubes == message.model_extra["tubes"] == in_block(message.content)
+        events = client.chat.completions.create(
+            model="any", messages=messages, stream=True, extra_body={"tubes": "field"}
+        )
+        *others, last = [event.choices[0] for event in events]
+        assert last.finish_reason == "stop" and last.delta.tubes[0]["boxes"] == message.tubes[0]["boxes"]
+        assert not any("```" in (choice.delta.content or "") for choice in others)
+        turns = [message.model_dump(), {"role": "user", "content": "And then?"}]
+        again = client.chat.completions.create(model="any", messages=[*messages, *turns]).choices[0].message
+        assert again.tubes[0]["boxes"]
 
 
 def test_the_server_goes_on(folder, client, good, bad):
@@ -278,6 +456,8 @@ def test_the_server_goes_on(folder, client, good, bad):
             for sent, status in ((bad["text"][0], 400), (good, 200)):
                 for stream in (False, True):
                     assert http.post(url, json=body(sent, stream)).status_code == status, log.read_text()[-3000:]
+
+        ask_with_the_openai_client(url.removesuffix("/chat/completions"), body(good)["messages"])
     finally:
         server.terminate()
         server.wait()

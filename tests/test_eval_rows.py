@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from collections import Counter
 from functools import wraps
 
 import pytest
@@ -63,7 +64,9 @@ def test_only_one_batch_of_prompts_is_in_memory(tiny_base, synthetic_set, tmp_pa
         )
     )
     with_target = sum(row.task != "qa" for row in synthetic_set.rows)
-    assert most_alive <= 2 < 2 * 2 < with_target
+    # Those about one video or image go together, and nothing else joins a batch that is full.
+    together = max(Counter(str(row.videos or row.images) for row in synthetic_set.rows if row.task != "qa").values())
+    assert most_alive <= 2 - 1 + together < with_target / 2
     assert len(made) == (limit or with_target)
     assert "eval_m_tIoU" in json.loads((tmp_path / "out" / "all_results.json").read_text())
 

@@ -128,11 +128,9 @@ def test_data_sets_are_registered(path):
 def test_longest_video_fits_cutoff_len(path):
     recipe = load(path)
     spec = TEMPLATES[recipe["template"]]
-    time_tokens, text_tokens = 8, 150
     queries = recipe["video_maxlen"] // spec.temporal_patch_size
-    frame = spec.frame_tokens(recipe.get("video_max_pixels", 0))
     assert recipe.get("frame_tokens", "onevision") == "onevision"
-    needed = queries * (frame + time_tokens) + text_tokens
+    needed = spec.prompt_tokens(recipe["video_maxlen"], recipe.get("video_max_pixels", 0))
     assert queries == recipe["staq_num_queries"] == 64
     assert needed <= recipe["cutoff_len"] < 2 * needed
     (stated,) = re.findall(r"some ([\d,]+)\.", path.read_text(encoding="utf-8"))

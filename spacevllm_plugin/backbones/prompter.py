@@ -7,7 +7,7 @@ processor. What it writes into the prompt and what it hands to the model come fr
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,6 +53,15 @@ class ImagePlan:
     def name(self) -> str:
         """For messages."""
         return str(self.source)
+
+
+def medium_key(plan: VideoPlan | ImagePlan) -> Hashable:
+    """What tells a medium, as it is seen, from others of the same batch."""
+    if isinstance(plan, VideoPlan):
+        return plan.ref, tuple(plan.shown)
+
+    # Pictures in memory are not compared: those of one object are the same.
+    return plan.source if isinstance(plan.source, str) else id(plan.source)
 
 
 def pixels(picture: Image.Image) -> torch.Tensor:
@@ -182,6 +191,18 @@ class Prompter(ABC):
                     f"{found} times `{token}` in the tokens, but the media have {meant}", "special-token"
                 )
 
+    def shared_part(self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]) -> tuple[int, int] | None:
+        """Tokens of a row that do not depend on its sentence, and tokens of the caption right behind them.
+
+        None where its queries do not all wait for one caption behind the last of them: what a row has then is its own.
+        """
+        _, lines = self._row_layout(ids, images, videos)
+        (staq,) = self._ids(STAQ_TOKEN)
+        queries = [position for position, token in enumerate(ids) if token == staq]
+        captions = {(position + line[5], line[6]) for position, line in zip(queries, lines)}
+        (start, length), *others = captions
+        return (start, length) if not others and start > queries[-1] and length > 0 else None
+
     def model_inputs(
         self, token_ids: list[list[int]], images: list[list[ImagePlan]], videos: list[list[VideoPlan]]
     ) -> dict[str, torch.Tensor]:
@@ -205,12 +226,36 @@ class Prompter(ABC):
             appearance += row_plans
             lines += row_lines
 
-        pictures = [self._pictures(plan) for plan in appearance]
+        media = {medium_key(plan): plan for plan in appearance}  # each is decoded once
+        pictures = {key: self.pictures(plan) for key, plan in media.items()}
         grids = [self.grid(plan) for plan in appearance]
-        return {**self.tensors(appearance, pictures, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
+        shown = [pictures[medium_key(plan)] for plan in appearance]
+        return {**self.tensors(appearance, shown, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
 
-    def _pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
-        """A medium's pictures, resized: from the cache if it has them."""
+    def layout(self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]) -> torch.Tensor:
+        """One row's `staq_layout`, (its queries, 8), without its media being read."""
+        return torch.tensor(self._row_layout(ids, images, videos)[1], dtype=torch.long)
+
+    def prefix_length(self, ids: list[int], last: VideoPlan | ImagePlan) -> int:
+        """Tokens of a row up to where its last medium ends: what stands there depends on no sentence behind it.
+
+        Args:
+            ids: The row's tokens, without padding.
+            last: Its last medium.
+        """
+        (staq,) = self._ids(STAQ_TOKEN)
+        end = len(ids) - ids[::-1].index(staq)
+        if isinstance(last, VideoPlan):
+            end += self._length(self.video_suffix(last))
+
+        return min(end, len(ids) - 1)
+
+    def pictures(self, plan: VideoPlan | ImagePlan) -> torch.Tensor:
+        """A medium's pictures, resized, (n, 3, height, width), uint8: from the cache if it has them.
+
+        Raises:
+            MediaError: One of them cannot be read.
+        """
         if self.cache is None or not isinstance(plan, VideoPlan):
             return self._read(plan)
 

@@ -30,7 +30,7 @@ def load_balancing_loss(
     Args:
         routers: Each layer's scores, (batch * sequence, experts).
         experts_per_token: Experts that a token goes through.
-        attention_mask: (batch, sequence), 0 where a token does not count; None, or of another shape: all count.
+        attention_mask: (batch, sequence), how often a token counts; None, or of another shape: all count once.
 
     Returns:
         (), `experts_per_token` where all experts are chosen alike.
@@ -38,7 +38,7 @@ def load_balancing_loss(
     device, (tokens, experts) = routers[0].device, routers[0].shape
     counts = torch.ones(tokens, 1, device=device)
     if attention_mask is not None and attention_mask.dim() == 2:
-        counts = (attention_mask != 0).to(device).reshape(-1, 1).float()
+        counts = attention_mask.to(device).reshape(-1, 1).float()
 
     chosen, expected = torch.zeros(experts, device=device), torch.zeros(experts, device=device)
     for scores in routers:

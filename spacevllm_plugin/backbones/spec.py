@@ -10,6 +10,8 @@ from packaging.specifiers import SpecifierSet
 from ..versions import installed
 
 
+# Of a video's prompt: those of a time between its frames, and those of its words.
+TIME_TOKENS, TEXT_TOKENS = 8, 150
 # Before a plain backbone's model type, this is the model type of a SpaceVLLM checkpoint on it.
 PREFIX = "spacevllm_"
 
@@ -112,6 +114,14 @@ class BackboneSpec:
     def build_tiny(self) -> Callable[..., tuple]:
         """The builder of tiny checkpoints: from a corpus to a stock model and its processor; imports it."""
         return self._load(self.tiny)
+
+    def prompt_tokens(self, video_maxlen: int, video_max_pixels: int) -> int | None:
+        """About how many tokens the longest prompt of one video has; None where `frame_tokens` is not said."""
+        if self.frame_tokens is None:
+            return None
+
+        queries = -(-video_maxlen // self.temporal_patch_size)
+        return queries * (self.frame_tokens(video_max_pixels) + TIME_TOKENS) + TEXT_TOKENS
 
     def find_problem(self) -> str | None:
         """Why it cannot be used here, in one line; None if it can."""

@@ -3,6 +3,7 @@
 from ..data.plan import VideoPlan
 from ..data.schema import PredictionRow
 from ..data.tube import interpolate_boxes
+from ..inference.reply_table import NO_SPAN, span_words
 
 
 # Boxes shown of a tube, evenly over its span.
@@ -26,10 +27,9 @@ def describe(prediction: PredictionRow, medium: str, query: str, plan: VideoPlan
         return _aligned({**facts, "box": ", ".join(f"{name} {value:.1f}" for name, value in zip(CORNERS, box))})
 
     if prediction.span_frames is None:
-        return _aligned({**facts, "span": "no time could be read from the answer"})
+        return _aligned({**facts, "span": NO_SPAN})
 
-    (start, end), (first, last) = prediction.span_seconds, prediction.span_frames
-    span = f"{start:.2f} to {end:.2f} s, frames {first} to {last - 1} of {plan.timeline.num_frames}"
+    span = f"{span_words(prediction.span_seconds, prediction.span_frames)} of {plan.timeline.num_frames}"
     return _aligned({**facts, "span": span}) + "\n\n" + _boxes(prediction, plan)
 
 

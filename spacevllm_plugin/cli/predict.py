@@ -31,9 +31,10 @@ def run(args: argparse.Namespace) -> None:
     rows = list(read_rows(args.data))  # a bad row is better known before the model is loaded
     engine = load(args)
     # Not before: it imports torch, and what is wrong with `--model` is to be said at once.
-    from ..inference.predictor import predict_rows
+    from ..inference.predictor import predict_rows, sort_predictions
 
     counts = predict_rows(
         engine, rows, args.media_dir or args.data.parent, args.out, args.batch_size, args.max_new_tokens
     )
+    sort_predictions(args.out, (row.id for row in rows))
     print(", ".join(f"{count} {name}" for name, count in counts.items()) + f": {args.out}")

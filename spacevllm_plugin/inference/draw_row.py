@@ -19,7 +19,7 @@ def file_name(row_id: str) -> str:
 def draw_row(
     row: AnnotationRow, tubes: list[Tube], media_dir: Path, stem: Path, video: bool = False
 ) -> Iterator[Path]:
-    """Draw a row that has a target; the paths of the pictures, each once it is written.
+    """Draw a row that has media; the paths of the pictures, each once it is written.
 
     Args:
         row: The row.
@@ -35,7 +35,7 @@ def draw_row(
     caption = row.query or re.sub(r"<(video|image)>\s*", "", row.messages[0].content)
     # Not `with_suffix`: an id may hold dots.
     sheet, movie = Path(f"{stem}.png"), Path(f"{stem}.mp4")
-    if row.task == "rec":
+    if not row.videos:
         with replaced(sheet) as file:
             render_image(read_image(media_dir / row.images[0]), tubes, file, caption)
 

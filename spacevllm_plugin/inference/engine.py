@@ -6,7 +6,7 @@ from typing import Any
 from ..backbones.prompter import Prompter
 from ..data.media import in_order, locate, video_source
 from ..data.schema import VISUAL_TAGS, AnnotationRow
-from .grounding import GroundingItem
+from .items import GroundingItem
 
 
 @dataclass

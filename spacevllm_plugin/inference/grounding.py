@@ -1,55 +1,42 @@
 """From prompts to tubes: one batched generation, whose prefill gives the boxes and whose text gives the span."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..backbones.prompter import ImagePlan, Prompter
 from ..data.plan import VideoPlan
-from ..data.schema import PIXEL_DECIMALS, SECOND_DECIMALS, Media, PredictionRow
+from ..data.schema import PIXEL_DECIMALS, SECOND_DECIMALS, PredictionRow
 from ..data.span_parser import read_span, read_spans
 from ..data.targets import pixel_box
 from ..modeling.configuration import STAQ_TOKEN
+from .batches import batched
+from .items import GroundingItem
+from .prefix import prefix_key, read_prefix, suffix_inputs
 
 
 MAX_NEW_TOKENS = 64
 
 
-@dataclass(frozen=True)
-class GroundingItem:
-    """One prompt, ready to be generated from.
-
-    Attributes:
-        id: The row's id.
-        task: stvg, vtg, rec or qa.
-        token_ids: The prompt with all visual and query tokens, up to where the answer starts.
-        images: Its images.
-        videos: Its videos.
-        plans: Images and videos in order of appearance, which is that of their queries.
-        media: Size that boxes are given in; the file's own size where None.
-    """
-
-    id: str
-    task: str
-    token_ids: list[int]
-    images: list[ImagePlan]
-    videos: list[VideoPlan]
-    plans: list[ImagePlan | VideoPlan]
-    media: Media | None = None
-
-
 def ground_batch(
-    model: Any, prompter: Prompter, items: list[GroundingItem], max_new_tokens: int = MAX_NEW_TOKENS
+    model: Any,
+    prompter: Prompter,
+    items: list[GroundingItem],
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    rows_at_once: int | None = None,
 ) -> list[PredictionRow]:
     """Generate answers for a batch and read spans and boxes from them.
+
+    Prompts that begin alike up to the end of their media, as sentences about one video do, share what is read of it, see
+    `modeling.prefix`; the others make one batch.
 
     Args:
         model: A SpaceVLLM model, adapter-wrapped or not.
         prompter: The backbone's prompter.
         items: Prompts of any length and mixture of tasks.
         max_new_tokens: Longest answer, in tokens.
+        rows_at_once: Most prompts in one generation; all of those that go together if not given.
 
     Returns:
         One prediction for each item, in order.
@@ -57,27 +44,62 @@ def ground_batch(
     Raises:
         MediaError: A picture cannot be read.
     """
-    tokenizer = prompter.processor.tokenizer
-    pad = tokenizer.pad_token_id
+    predictions: dict[int, PredictionRow] = {}
+
+    def take(places: list[int], inputs: dict[str, Any]) -> None:
+        answers = _generate(model, prompter.processor.tokenizer, inputs, max_new_tokens)
+        for place, answer in zip(places, answers):
+            predictions[place] = make_prediction(items[place], *answer)
+
+    size = rows_at_once or len(items)
+    shared, apart = sharing(model, prompter, items)
+    for places in shared:
+        prefix = read_prefix(model, prompter, items[places[0]])
+        for some in batched(places, size):
+            take(some, suffix_inputs(prompter, prefix, [items[place] for place in some]))
+
+    for some in batched(apart, size):
+        take(some, _padded(prompter, [items[place] for place in some]))
+
+    return [predictions[place] for place in range(len(items))]
+
+
+def sharing(model: Any, prompter: Prompter, items: list[GroundingItem]) -> tuple[list[list[int]], list[int]]:
+    """Places of the items that share a prefix, group by group, and those of all others."""
+    groups: dict[Any, list[int]] = {}
+    for place, item in enumerate(items if model.shares_prefixes else []):
+        groups.setdefault(prefix_key(prompter, item), []).append(place)
+
+    shared = [places for key, places in groups.items() if key is not None and len(places) > 1]
+    return shared, sorted(set(range(len(items))).difference(*shared))
+
+
+def _padded(prompter: Prompter, items: list[GroundingItem]) -> dict[str, torch.Tensor]:
+    pad = prompter.processor.tokenizer.pad_token_id
     length = max(len(item.token_ids) for item in items)
-    input_ids = torch.tensor([[pad] * (length - len(item.token_ids)) + item.token_ids for item in items])
-    attention_mask = torch.tensor([[0] * (length - len(item.token_ids)) + [1] * len(item.token_ids) for item in items])
-    inputs: dict[str, torch.Tensor] = {}
+    inputs = {
+        "input_ids": torch.tensor([[pad] * (length - len(item.token_ids)) + item.token_ids for item in items]),
+        "attention_mask": torch.tensor(
+            [[0] * (length - len(item.token_ids)) + [1] * len(item.token_ids) for item in items]
+        ),
+    }
     if any(item.images or item.videos for item in items):
-        inputs = prompter.model_inputs(
+        inputs |= prompter.model_inputs(
             [item.token_ids for item in items], [item.images for item in items], [item.videos for item in items]
         )
 
+    return inputs
+
+
+def _generate(
+    model: Any, tokenizer: Any, inputs: dict[str, Any], max_new_tokens: int
+) -> list[tuple[str, torch.Tensor | None]]:
     sink: list[torch.Tensor] = []
-    output = model.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
-        **{name: value.to(model.device) for name, value in inputs.items()},
-        box_sink=sink,
-        **greedy_options(tokenizer, max_new_tokens),
-    )
-    answers = split_answers(tokenizer, input_ids, output, sink)
-    return [make_prediction(item, *answer) for item, answer in zip(items, answers)]
+    inputs = {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
+    }
+    output = model.generate(**inputs, box_sink=sink, **greedy_options(tokenizer, max_new_tokens))
+    return split_answers(tokenizer, inputs["input_ids"], output, sink)
 
 
 def greedy_options(tokenizer: Any, max_new_tokens: int) -> dict[str, Any]:

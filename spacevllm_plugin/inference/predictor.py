@@ -1,7 +1,6 @@
 """Grounding a whole file of rows: batched, resumable, no row lost and none done twice."""
 
-from collections.abc import Container, Iterable, Iterator
-from itertools import islice
+from collections.abc import Container, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ from pydantic_core import from_json
 from tqdm import tqdm
 
 from ..data.jsonl import append_lines, recover
-from ..data.output import appended
+from ..data.output import appended, replaced
 from ..data.prompt_rules import PromptError
 from ..data.schema import AnnotationRow, PredictionRow, RowError, dump_row
 from ..data.video import MediaError
+from .batches import media_batches, media_of
 from .engine import Engine, row_media
-from .grounding import GroundingItem, ground_batch
+from .grounding import GroundingItem, ground_batch, sharing
 
 
 def finished(out: Path) -> Iterator[tuple[str, bytes]]:
@@ -48,14 +48,15 @@ def predict_rows(
     """Ground rows and append one prediction each to `out`.
 
     Batches are cut from all rows, done or not, so a row meets the same neighbours, and gets the same answer to the last
-    bit, however often the run was interrupted and however many processes share it.
+    bit, however often the run was interrupted and however many processes share it. Rows about the same media are put into
+    the same batch, see `media_batches`, and share what is read of these; `sort_predictions` brings the rows' order back.
 
     Args:
         engine: The loaded model.
         rows: Annotation rows; targets and answers are not looked at.
         media_dir: Where relative media paths start.
         out: JSONL file of prediction rows; rows whose id is in it already are passed over.
-        batch_size: Rows per generation.
+        batch_size: Most rows per generation.
         max_new_tokens: Longest answer, in tokens.
         done: Ids of further rows to pass over.
         share: This process's number and the number of processes; they take batches in turn.
@@ -65,8 +66,10 @@ def predict_rows(
     """
     own = {row_id for row_id, _ in finished(out)}
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}
-    with appended(out) as file:
-        for number, batch in enumerate(_batches(tqdm(rows, unit="row", desc="predict"), batch_size)):
+    bar = tqdm(total=len(rows) if isinstance(rows, Sized) else None, unit="row", desc="predict")
+    with bar, appended(out) as file:
+        for number, batch in enumerate(media_batches(rows, batch_size, media_of)):
+            bar.update(len(batch))
             if number % share[1] != share[0]:
                 continue
 
@@ -76,7 +79,8 @@ def predict_rows(
                 continue
 
             located = [(row, *row_media(row, media_dir)) for row in batch]
-            fresh = {p.id: p for p in ground_rows(engine, located, max_new_tokens) if p.id in wanted}
+            predictions = ground_rows(engine, located, max_new_tokens, batch_size)
+            fresh = {p.id: p for p in predictions if p.id in wanted}
             own |= wanted
             for prediction in fresh.values():
                 counts[prediction.status] += 1
@@ -87,16 +91,29 @@ def predict_rows(
     return counts
 
 
-def _batches(rows: Iterable[AnnotationRow], size: int) -> Iterator[list[AnnotationRow]]:
-    rows = iter(rows)
-    while batch := list(islice(rows, size)):
-        yield batch
+def sort_predictions(out: Path, ids: Iterable[str]) -> None:
+    """Put a file's predictions into the order of their rows, where it has another; those of other rows come last."""
+    lines = dict(finished(out))
+    order = list(dict.fromkeys([*(row_id for row_id in ids if row_id in lines), *lines]))
+    if order != list(lines):
+        with replaced(out) as file:
+            file.writelines(lines[row_id] for row_id in order)
 
 
 def ground_rows(
-    engine: Engine, rows: Iterable[tuple[AnnotationRow, list[Any], list[Any]]], max_new_tokens: int
+    engine: Engine,
+    rows: Iterable[tuple[AnnotationRow, list[Any], list[Any]]],
+    max_new_tokens: int,
+    rows_at_once: int | None = None,
 ) -> list[PredictionRow]:
-    """Ground a batch of rows, each with its images and videos; one of which no prompt can be made fails alone."""
+    """Ground a batch of rows, each with its images and videos; one of which no prompt can be made fails alone.
+
+    Args:
+        engine: The loaded model.
+        rows: The rows.
+        max_new_tokens: Longest answer, in tokens.
+        rows_at_once: See `ground_batch`.
+    """
     items: list[GroundingItem | PredictionRow] = []
     for row, images, videos in rows:
         try:
@@ -105,19 +122,31 @@ def ground_rows(
             items.append(_failed(row.id, err))
 
     readable = [item for item in items if isinstance(item, GroundingItem)]
-    predictions = iter(ground_readable(engine, readable, max_new_tokens) if readable else [])
+    predictions = iter(ground_readable(engine, readable, max_new_tokens, rows_at_once) if readable else [])
     return [next(predictions) if isinstance(item, GroundingItem) else item for item in items]
 
 
-def ground_readable(engine: Engine, batch: list[GroundingItem], max_new_tokens: int) -> list[PredictionRow]:
-    """Ground a batch; where a medium cannot be decoded, one by one, so that only its row fails."""
+def ground_readable(
+    engine: Engine, batch: list[GroundingItem], max_new_tokens: int, rows_at_once: int | None = None
+) -> list[PredictionRow]:
+    """Ground a batch; where a medium cannot be decoded, one by one, so that only its rows fail."""
     try:
-        return ground_batch(engine.model, engine.prompter, batch, max_new_tokens)
+        return ground_batch(engine.model, engine.prompter, batch, max_new_tokens, rows_at_once)
     except MediaError as err:
         if len(batch) == 1:
             return [_failed(batch[0].id, err)]
 
-        return [prediction for item in batch for prediction in ground_readable(engine, [item], max_new_tokens)]
+    # Those that share what they show stay together, but where it is just this that cannot be read.
+    shared, apart = sharing(engine.model, engine.prompter, batch)
+    parts = (
+        [*shared, *([place] for place in apart)] if len(shared) + len(apart) > 1 else [[i] for i in range(len(batch))]
+    )
+    predictions: dict[int, PredictionRow] = {}
+    for places in parts:
+        some = [batch[place] for place in places]
+        predictions |= zip(places, ground_readable(engine, some, max_new_tokens, rows_at_once))
+
+    return [predictions[place] for place in range(len(batch))]
 
 
 def _failed(row_id: str, err: MediaError) -> PredictionRow:

@@ -1,4 +1,4 @@
-"""Hook on `api.app`: a request whose media or texts cannot be used is answered 400 and one line, streamed or not."""
+"""Hook on `api.app`: answers with tubes; a request that cannot be used is answered 400 and one line, streamed or not."""
 
 import binascii
 from collections.abc import AsyncIterator
@@ -13,6 +13,7 @@ from urllib3.exceptions import HTTPError
 
 from ..data.prompt_rules import PromptError
 from ..data.video import MediaError
+from . import api_tubes
 from .request_files import most_bytes
 from .template import is_ours
 
@@ -65,7 +66,8 @@ async def begun(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def install(module: ModuleType) -> None:
-    """Give the apps of our models handlers for these errors, and streams that meet these before they have begun."""
+    """Give the apps of our models tubes, handlers for these errors, and streams that meet these before they have begun."""
+    api_tubes.install(module)
     create_app, response_class = module.create_app, module.EventSourceResponse
 
     class EventSourceResponse(response_class):
@@ -78,11 +80,18 @@ def install(module: ModuleType) -> None:
 
     @wraps(create_app)
     def _create_app(chat_model):
-        app = create_app(chat_model)
-        if is_ours(chat_model.engine.template):
-            most_bytes()  # what is wrong with it is better known now than at the first video
-            for error in UNREADABLE:
-                app.add_exception_handler(error, _bad_request)
+        if not is_ours(chat_model.engine.template):
+            return create_app(chat_model)
+
+        # What is wrong with these is better known now than at the first request.
+        most_bytes()
+        api_tubes.default_form()
+        with api_tubes.declared(module):
+            app = create_app(chat_model)
+
+        api_tubes.document_stream(app)
+        for error in UNREADABLE:
+            app.add_exception_handler(error, _bad_request)
 
         return app
 

@@ -21,7 +21,10 @@ def refuse_unfit(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
         raise ValueError(f"SpaceVLLM trains with `stage: sft`, not `{finetuning_args.stage}`.")
 
     if data_args.packing or data_args.neat_packing:
-        raise ValueError("SpaceVLLM does not pack: set `packing: false` and `neat_packing: false`.")
+        raise ValueError(
+            "SpaceVLLM does not pack rows of different videos, which `packing` would let see each other and `neat_packing` "
+            "would fill up to `cutoff_len`: set both to false. Rows about one video share it by `sentences_per_video`."
+        )
 
     if data_args.streaming:
         raise ValueError("SpaceVLLM checks all rows before the first step: set `streaming: false`.")

@@ -68,6 +68,11 @@ def tokenising(dataset: Any, data_args: Any, training_args: Any, parts: dict[str
     }
 
 
+def grouping(dataset: Any, *settings: Any) -> str:
+    """Fingerprint of a tokenised data set whose rows are grouped."""
+    return _digest(dataset._fingerprint, settings, package_digest())
+
+
 def tokenizer_state(tokenizer: Any, processor: Any) -> list[Any]:
     """What tells a tokenizer and a processor from others."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,7 +1,5 @@
 """Hook on `chat.hf_engine`: replies of chat, API and web chat carry the tube as one JSON block behind the text."""
 
-import json
-import re
 import threading
 from collections.abc import Iterable, Iterator
 from functools import wraps
@@ -11,16 +9,15 @@ from typing import Any
 from ..backbones import registry
 from ..data.media import in_order
 from ..data.plan import VideoPlan
+from ..data.reply import ImageTube, Tube, VideoTube, without_block, write_block
 from ..data.span_parser import read_span
 from ..data.targets import pixel_box
 from ..data.thoughts import spoken
+from .options import RunOptions
+from .prefix_cache import cache_of, media_inputs, media_later, prompt_item
 from .request_files import as_files
 from .template import is_ours
 
-
-OPENING, CLOSING = "\n\n```json\n", "\n```"
-# One line of JSON: to look beyond it for a closing that is missing would take the square of a long message.
-BLOCK = re.compile(re.escape(OPENING) + r'\{"tubes": .*\}' + re.escape(CLOSING))
 
 _call = threading.local()  # what `_process_args` hands to the `_chat` that called it, in the same thread
 
@@ -58,33 +55,28 @@ class TubeReply:
         yield self.block(text)
 
     def block(self, text: str) -> str:
-        """The JSON block for a reply; empty where the prompt held no image or video.
+        """The JSON block for a reply, see `data.reply`; empty where the prompt held no image or video."""
+        return write_block(self.tubes(text)) if self.sink else ""
 
-        One object per medium, in order of appearance: `{"kind": "video", "span_seconds", "span_frames", "frames",
-        "boxes"}` or `{"kind": "image", "box"}`; boxes are xyxy pixels of the original frame, spans half-open ranges of
-        native frames, null where the text names none.
-        """
-        if not self.sink:
-            return ""
-
+    def tubes(self, text: str) -> list[Tube]:
+        """One tube per medium, in order of appearance, with the span that the text names."""
         boxes = iter(self.sink[0].tolist())
-        tubes = []
+        tubes: list[Tube] = []
         for plan in self.plans:
             if isinstance(plan, VideoPlan):
                 span = read_span(text, plan)
-                tube = {
-                    "kind": "video",
-                    "span_seconds": span,
-                    "span_frames": plan.timeline.span_frames(span, plan.clip) if span else None,
-                    "frames": plan.frames,
-                    "boxes": [_rounded(next(boxes), plan) for _ in plan.frames],
-                }
+                tubes.append(
+                    VideoTube(
+                        span_seconds=span,
+                        span_frames=plan.timeline.span_frames(span, plan.clip) if span else None,
+                        frames=plan.frames,
+                        boxes=[_rounded(next(boxes), plan) for _ in plan.frames],
+                    )
+                )
             else:
-                tube = {"kind": "image", "box": _rounded(next(boxes), plan)}
+                tubes.append(ImageTube(box=_rounded(next(boxes), plan)))
 
-            tubes.append(tube)
-
-        return OPENING + json.dumps({"tubes": tubes}) + CLOSING
+        return tubes
 
 
 def _rounded(box: list[float], plan: Any) -> list[float]:
@@ -104,14 +96,22 @@ def install(module: ModuleType) -> None:
             return process_args(*stock, messages, *args, **kwargs)
 
         # The model never wrote the blocks that earlier replies of this conversation came with.
-        messages = [{**message, "content": BLOCK.sub("", message["content"])} for message in messages]
+        messages = [{**message, "content": without_block(message["content"])} for message in messages]
         system, tools, images, videos, *rest = (*args, *[None] * (4 - len(args)))
         with as_files(videos) as videos:
-            gen_kwargs, prompt_length = process_args(*stock, messages, system, tools, images, videos, *rest, **kwargs)
+            cache = cache_of(model, RunOptions.on(processor).training.prefix_cache_gb)
+            with media_later(cache is not None):
+                gen_kwargs, prompt_length = process_args(
+                    *stock, messages, system, tools, images, videos, *rest, **kwargs
+                )
+
             # The call above has written the tags of media that the user did not place into the messages.
             prompter = template.mm_plugin.prompter(processor)
             thought_words = registry.get(template.mm_plugin.backbone).thought_words
             _call.reply = TubeReply(prompter, messages, images or [], videos or [], thought_words)
+            if cache is not None:
+                item = prompt_item(prompter, gen_kwargs["inputs"], messages, images or [], videos or [])
+                gen_kwargs |= media_inputs(cache, model, prompter, item, gen_kwargs["generation_config"])
 
         gen_kwargs["box_sink"] = _call.reply.sink
         return gen_kwargs, prompt_length

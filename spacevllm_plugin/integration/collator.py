@@ -9,7 +9,9 @@ import torch
 from ..data.video import MediaError
 from ..modeling.box_bits import to_bits
 from ..modeling.configuration import STAQ_TOKEN
+from ..modeling.sentences import sentence_positions
 from .options import RunOptions
+from .sentences import sentence_inputs
 
 
 def grounding_collator(base: type) -> type:
@@ -26,20 +28,29 @@ def grounding_collator(base: type) -> type:
         def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
             features = [dict(feature) for feature in features]
             targets = [feature.pop("box_targets", []) for feature in features]
+            sentences = [
+                list(zip(feature.pop("sentence_lengths", []), feature.pop("caption_lengths", [])))
+                for feature in features
+            ]
             for feature in features:
                 feature.pop("annotation", None)
 
             skip = RunOptions.on(self.processor).training.bad_media == "skip"
-            batch = self._collate_readable(features, targets) if skip else super().__call__(features)
+            batch = self._collate_readable(features, targets, sentences) if skip else super().__call__(features)
             self._add_targets(batch, targets)
             if "position_ids" in batch:
                 # The first of the four rows is for telling packed texts apart: it must count on without a gap.
                 text_positions = (batch["attention_mask"].long().cumsum(dim=-1) - 1).clamp(min=0)
                 batch["position_ids"][0] = text_positions
 
+            if any(sentences):
+                self._add_sentences(batch, sentences)
+
             return batch
 
-        def _collate_readable(self, features: list[dict[str, Any]], targets: list[list[float]]) -> dict[str, Any]:
+        def _collate_readable(
+            self, features: list[dict[str, Any]], targets: list[list[float]], sentences: list[list]
+        ) -> dict[str, Any]:
             try:
                 return super().__call__([dict(feature) for feature in features])
             except MediaError:
@@ -54,7 +65,7 @@ def grounding_collator(base: type) -> type:
                     # One token without a label keeps the batch's shape and teaches nothing.
                     token = self.tokenizer.eos_token_id
                     features[i] = {"input_ids": [token], "attention_mask": [1], "labels": [-100]}
-                    targets[i] = []
+                    targets[i], sentences[i] = [], []
 
             return super().__call__(features)
 
@@ -71,6 +82,15 @@ def grounding_collator(base: type) -> type:
                 lines += boxes + [[math.nan] * 4] * missing
 
             batch["box_targets"] = to_bits(torch.tensor(lines, dtype=torch.float32))
+
+        def _add_sentences(self, batch: dict[str, torch.Tensor], sentences: list[list[tuple[int, int]]]) -> None:
+            steps = torch.arange(batch["input_ids"].shape[1])
+            ends = torch.where(batch["attention_mask"].bool(), steps, -1).amax(dim=1) + 1
+            begins = [int(end) - sum(length for length, _ in parts) for end, parts in zip(ends, sentences)]
+            is_query = batch["input_ids"] == self.tokenizer.convert_tokens_to_ids(STAQ_TOKEN)
+            batch.update(sentence_inputs(is_query, batch["staq_layout"], begins, sentences))
+            if "position_ids" in batch:
+                batch["position_ids"] = sentence_positions(batch["position_ids"], batch["sentence_ids"])
 
         def _compute_rope_position_ids(self, features: dict[str, torch.Tensor], mm_inputs: dict[str, Any]) -> None:
             rope: Callable = self.get_rope_func

@@ -5,6 +5,7 @@ from typing import Any
 from datasets import Features, Sequence, Value
 
 from .converter import COLUMN
+from .sentences import SHARED
 
 
 TURNS = [{"role": Value("string"), "content": Value("string")}]
@@ -42,6 +43,7 @@ def tokenised(aligned: Features) -> Features:
             "annotation": Value("string"),
             "error": Value("string"),
             "option": Value("string"),
+            **SHARED,
         }
     )
 

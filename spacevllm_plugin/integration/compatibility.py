@@ -52,22 +52,62 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "apply_liger_kernel": None,
         "patch_config": None,
     },
-    "llamafactory.train.sft.workflow": {"SFTDataCollatorWith4DAttentionMask": None, "CustomSeq2SeqTrainer": None},
+    "llamafactory.train.sft.workflow": {
+        "SFTDataCollatorWith4DAttentionMask": None,
+        "CustomSeq2SeqTrainer": None,
+        "plot_loss": None,
+    },
     "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
-    "llamafactory.api.app": {"create_app": ["chat_model"], "EventSourceResponse": None},
+    "llamafactory.chat.chat_model": {"ChatModel": None, "run_chat": []},
+    "llamafactory.api.app": {
+        "create_app": ["chat_model"],
+        "EventSourceResponse": None,
+        "ChatCompletionRequest": None,
+        "ChatCompletionResponse": None,
+        "create_chat_completion_response": None,
+        "create_stream_chat_completion_response": None,
+    },
+    "llamafactory.webui.chatter": {"WebChatModel": None},
+    "llamafactory.webui.components.chatbot": {"create_chat_box": ["engine", "visible"]},
+    "llamafactory.webui.components.infer": {"create_infer_tab": ["engine"]},
+    "llamafactory.webui.locales": {"LOCALES": None},
+    "llamafactory.webui.common": {"_clean_cmd": ["args"]},
+    "llamafactory.webui.manager": {"Manager.get_base_elems": ["self"]},
+    "llamafactory.webui.runner": {
+        "Popen": None,
+        "Runner._initialize": ["self", "data", "do_train", "from_preview"],
+        "Runner._parse_train_args": ["self", "data"],
+        "Runner._build_config_dict": ["self", "data"],
+        "Runner.load_args": ["self", "lang", "config_path"],
+        "Runner.check_output_dir": ["self", "lang", "model_name", "finetuning_type", "output_dir"],
+    },
+    "llamafactory.webui.components.data": {
+        "DATA_CONFIG": None,
+        "PAGE_SIZE": None,
+        "get_preview": ["dataset_dir", "dataset", "page_index"],
+        "create_preview_box": ["dataset_dir", "dataset"],
+    },
+    "llamafactory.webui.components.train": {"create_train_tab": ["engine"]},
+    "llamafactory.webui.components.eval": {"create_eval_tab": ["engine"]},
+    "llamafactory.webui.control": {"gen_loss_plot": None},
+    "llamafactory.train.callbacks": {
+        "LogCallback.on_log": ["self", "args", "state", "control"],
+        "LogCallback._write_log": ["self", "output_dir", "logs"],
+    },
 }
 
 
 def _symbols(source: str) -> dict[str, list[str] | None]:
-    """Top-level names of a module, with the parameters of its functions."""
+    """Names of a module and, behind a dot, of its classes, with the parameters of functions."""
     found: dict[str, list[str] | None] = {}
 
-    def visit(body: list[ast.stmt]) -> None:
+    def visit(body: list[ast.stmt], prefix: str = "") -> None:
         for node in body:
             if isinstance(node, ast.FunctionDef):
-                found[node.name] = [arg.arg for arg in node.args.args]
+                found[prefix + node.name] = [arg.arg for arg in node.args.args]
             elif isinstance(node, ast.ClassDef):
-                found[node.name] = None
+                found[prefix + node.name] = None
+                visit(node.body, f"{prefix}{node.name}.")
             elif isinstance(node, ast.Assign):
                 found.update({target.id: None for target in node.targets if isinstance(target, ast.Name)})
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -75,7 +115,7 @@ def _symbols(source: str) -> dict[str, list[str] | None]:
             elif isinstance(node, ast.ImportFrom):
                 found.update({alias.asname or alias.name: None for alias in node.names})
             elif isinstance(node, ast.If):
-                visit(node.body + node.orelse)
+                visit(node.body + node.orelse, prefix)
 
     visit(ast.parse(source).body)
     return found

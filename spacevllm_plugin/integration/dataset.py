@@ -17,16 +17,16 @@ from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
 from .bad_rows import BadRowsError, Examination, repeated_ids
-from .cache import converting, tokenising, tokenizer_state
+from .cache import converting, grouping, tokenising, tokenizer_state
 from .columns import ALIGNED, Typed, tokenised
 from .converter import COLUMN, FORMATTING
 from .lines import load_lines
 from .options import RunOptions
+from .sentences import IGNORED, SHARED, check_sentences, group_rows, shared_part
 from .template import is_ours
 
 
 NO_CUTOFF = 2**30
-IGNORED = -100  # label of a token that teaches nothing
 PROMPT_OPTIONS = ("frame_sampling", "instruction_first", "frame_tokens")
 
 _examination: ContextVar[Examination | None] = ContextVar("examination of a run's data sets", default=None)
@@ -41,7 +41,7 @@ class GroundingEncoding:
         """Tokenise.
 
         Adds the columns `box_targets` (four numbers for each query), `annotation`, `error` and `option`, which decides
-        about a row with an error.
+        about a row with an error, and those of `sentences.SHARED`.
         """
         outputs = defaultdict(list)
         for i in range(len(examples["_prompt"])):
@@ -68,6 +68,8 @@ class GroundingEncoding:
             outputs["annotation"].append(json.dumps(payload["row"]) if "row" in payload else None)
             outputs["error"].append(encoded["error"])
             outputs["option"].append(encoded["option"])
+            for name in SHARED:
+                outputs[name].append(encoded.get(name))
 
         return outputs
 
@@ -112,8 +114,12 @@ class GroundingEncoding:
             check_fit(annotation, _facts(annotation, image_plans, video_plans))
 
         image_targets, tubes = query_targets(annotation, len(images), video_plans)
-        box_targets = self._in_order(example, image_targets, tubes)
-        return {"input_ids": input_ids, "labels": labels, "box_targets": box_targets}
+        encoded = {"input_ids": input_ids, "labels": labels}
+        encoded["box_targets"] = self._in_order(example, image_targets, tubes)
+        if RunOptions.on(self.processor).training.sentences_per_video > 1:
+            encoded |= shared_part(prompter, encoded, image_plans, video_plans, [*images, *videos])
+
+        return encoded
 
     @staticmethod
     def _in_order(example: dict[str, Any], images: list, tubes: list) -> list[float]:
@@ -152,13 +158,22 @@ def token_settings(template: Any, tokenizer: Any, processor: Any) -> dict[str, A
     }
 
 
+def table_settings(template: Any, tokenizer: Any, processor: Any) -> dict[str, Any]:
+    """Everything that a table of tokenised rows depends on, the rows and their media apart."""
+    sentences = RunOptions.on(processor).training.sentences_per_video
+    return {**token_settings(template, tokenizer, processor), "sentences_per_video": sentences}
+
+
 def check_settings(dataset: Any, settings: dict[str, Any], path: str) -> None:
     """Compare what rows were tokenised with, as `tokenized_path` kept it, with what the run would do now.
 
     Raises:
         ValueError: They differ: the tokens would not fit the frames.
     """
-    recorded = json.loads(dataset.info.description or "{}")
+    recorded = {
+        "sentences_per_video": 1,
+        **json.loads(dataset.info.description or "{}"),
+    }  # as before there was the option
     changes = [
         f"{name} {recorded.get(name)}, now {value}" for name, value in settings.items() if recorded.get(name) != value
     ]
@@ -249,6 +264,7 @@ def install(module: ModuleType) -> None:
             "tokenizer": tokenizer_state(tokenizer, processor),
             "generate": training_args.predict_with_generate and is_eval,
             "checked": options.on_mismatch != "trust",
+            "grouped": options.sentences_per_video > 1,
         }
         caching = tokenising(dataset, data_args, training_args, parts)
         dataset = get_preprocessed_dataset(Typed(dataset, tokenised(dataset.features), caching), *rest)
@@ -256,14 +272,20 @@ def install(module: ModuleType) -> None:
         unique_ids = is_eval and grounds_rows(processor, training_args)
         examination = _examination.get() or Examination()
         dataset = examination.sort_out(dataset, policies, is_eval, unique_ids, module.logger)
-        dataset.info.description = json.dumps(settings)
+        most = 1 if is_eval else options.sentences_per_video
+        fingerprint = grouping(dataset, most, data_args.cutoff_len)
+        dataset = group_rows(dataset, most, data_args, fingerprint, module.logger)
+        dataset.info.description = json.dumps(table_settings(template, tokenizer, processor))
         return dataset
 
     @wraps(get_dataset)
     def _get_dataset(template, model_args, data_args, training_args, stage, tokenizer, processor=None):
+        if is_ours(template) and training_args.do_train:
+            check_sentences(template, model_args, data_args, processor)
+
         found = get_dataset(template, model_args, data_args, training_args, stage, tokenizer, processor)
         if is_ours(template) and data_args.tokenized_path is not None:
-            settings = token_settings(template, tokenizer, processor)
+            settings = table_settings(template, tokenizer, processor)
             for name, datasets in found.items():
                 for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
                     check_settings(dataset, settings, data_args.tokenized_path)

@@ -1,7 +1,7 @@
 """The rows of an evaluation set, each read when its turn comes: which are grounded, their answers, the scores."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from ..data.schema import TASKS, AnnotationRow, PredictionRow, dump_row
 from ..data.video import MediaError
 from ..evaluation import evaluate
+from ..inference.batches import media_batches
 from ..inference.engine import Engine
 from ..inference.grounding import greedy_options, make_prediction, split_answers
 from ..inference.predictor import ground_rows
@@ -58,6 +59,17 @@ class EvalRows:
         count = len(positions) if limit is None else min(limit, len(positions))
         return sorted(positions[i * len(positions) // count] for i in range(count))
 
+    def batches(self, positions: list[int], size: int) -> Iterator[list[int]]:
+        """The positions in batches, those of rows with the same media together, see `media_batches`."""
+        shown = self.dataset.select_columns(["images", "videos"])
+
+        def media(position: int) -> Any:
+            example = shown[position]
+            media = tuple(example["images"] or ()), tuple(example["videos"] or ())
+            return media if any(media) else None
+
+        return media_batches(positions, size, media)
+
     def read(self, position: int) -> tuple[AnnotationRow, list[Any], list[Any]] | None:
         """A row with its images and videos; None where the row came in another format than ours."""
         example = self.dataset[position]
@@ -67,10 +79,12 @@ class EvalRows:
         row = AnnotationRow.model_validate_json(example["annotation"])
         return row, example["images"] or [], example["videos"] or []
 
-    def ground(self, engine: Engine, positions: list[int], max_new_tokens: int) -> list[Answer]:
+    def ground(
+        self, engine: Engine, positions: list[int], max_new_tokens: int, rows_at_once: int | None = None
+    ) -> list[Answer]:
         """Ground one batch of our rows, greedily; one whose media cannot be read fails alone."""
         rows = [self.read(position) for position in positions]
-        predictions = ground_rows(engine, rows, max_new_tokens)
+        predictions = ground_rows(engine, rows, max_new_tokens, rows_at_once)
         return [
             Answer(position, row.task, dump_row(prediction))
             for position, (row, *_), prediction in zip(positions, rows, predictions)

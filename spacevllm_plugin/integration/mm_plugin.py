@@ -7,6 +7,7 @@ from typing import Any
 from ..backbones import registry
 from ..backbones.prompter import Prompter
 from .options import RunOptions
+from .prefix_cache import reads_later
 
 
 PLUGIN_NAME = "spacevllm"
@@ -40,7 +41,7 @@ def install(module: ModuleType) -> None:
 
         def get_mm_inputs(self, images, videos, audios, imglens, vidlens, audlens, batch_ids, processor):
             self._validate_input(processor, images, videos, audios)
-            if not images and not videos:
+            if not images and not videos or reads_later():
                 return {}
 
             prompter = self.prompter(processor)

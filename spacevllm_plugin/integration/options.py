@@ -54,6 +54,25 @@ class TrainingOptions:
             )
         },
     )
+    prefix_cache_gb: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "In chat and API: gigabytes, of the device's memory, for what was read of the videos and images asked about "
+                "last, so that a further question about one of them is answered without reading it again; 0 keeps nothing."
+            )
+        },
+    )
+    sentences_per_video: int = field(
+        default=1,
+        metadata={
+            "help": (
+                "Most rows about one video, or image, that are trained as one sequence: the video is paid for once, and "
+                "each row counts as it does alone. `per_device_train_batch_size` then counts sequences. Not with "
+                "`instruction_first`, flash attention or backbones with linear attention."
+            )
+        },
+    )
     grounding_metrics: bool = field(
         default=True,
         metadata={"help": "With `do_eval`: ground the evaluation rows too and log m_tIoU, m_vIoU and the like."},
@@ -69,6 +88,12 @@ class TrainingOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.prefix_cache_gb < 0:
+            raise ValueError(f"prefix_cache_gb must not be below 0, as {self.prefix_cache_gb} is; 0 keeps nothing.")
+
+        if self.sentences_per_video < 1:
+            raise ValueError(f"sentences_per_video must be at least 1, not {self.sentences_per_video}.")
+
         if self.grounding_metrics_rows is not None and self.grounding_metrics_rows < 1:
             raise ValueError(
                 f"grounding_metrics_rows must be at least 1, not {self.grounding_metrics_rows}; for none, set "

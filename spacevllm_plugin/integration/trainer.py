@@ -1,5 +1,6 @@
 """The trainer: LLaMA-Factory's own, with exact loss normalisation, logged loss parts and grounding metrics."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..modeling.box_bits import from_bits
 from ..modeling.grounding_model import is_head
 from .checkpoint import complete_converted, write_adapter_options
 from .eval_rows import Answer, EvalRows, GeneratedAnswers
+from .loss_parts import keep_parts
 from .options import RunOptions
 
 
@@ -78,6 +80,7 @@ def grounding_trainer(base: type) -> type:
             self._generated: GeneratedAnswers | None = None
             self._answers: list[Answer] = []  # of the last evaluation, all ranks', in the rows' order
             self.grounding_model.loss_options = self.options.loss
+            keep_parts(self.callback_handler.callbacks)
 
         @property
         def options(self) -> RunOptions:
@@ -226,14 +229,14 @@ def grounding_trainer(base: type) -> type:
         def _ground(self, rows: EvalRows) -> list[Answer]:
             """This rank's share of the answers."""
             engine, (number, processes) = self._engine, self._share
-            positions = rows.grounding(self.options.training.grounding_metrics_rows)[number::processes]
+            positions = rows.grounding(self.options.training.grounding_metrics_rows)
             size = self.args.per_device_eval_batch_size
             was_training = engine.model.training
             engine.model.eval()
             answers = []
             with torch.no_grad(), self.compute_loss_context_manager(), self.accelerator.autocast():
-                for start in range(0, len(positions), size):
-                    answers += rows.ground(engine, positions[start : start + size], MAX_NEW_TOKENS)
+                for batch in islice(rows.batches(positions, size), number, None, processes):
+                    answers += rows.ground(engine, batch, MAX_NEW_TOKENS, size)
 
             engine.model.train(was_training)
             return answers

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import initialization
+from transformers.cache_utils import DynamicLayer
 from transformers.utils import ModelOutput
 
 from .anchor import anchor_sums
@@ -16,9 +18,11 @@ from .box_bits import from_bits
 from .configuration import GroundingOptions, LossOptions
 from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
 from .layer_input import layer_input
-from .layout import Layout, QueryIndex, index_queries
+from .layout import BoxLines, Layout, QueryIndex, index_queries
 from .losses import presence_loss, space_losses
+from .prefix import Suffixes, VideoPrefix, folded, may_share
 from .queries import STAQEmbedding
+from .sentences import sentence_mask, sentence_positions, token_counts
 from .space_decoder import Decoded, FP32Affine, ScaledStates, SpaceDecoder
 
 
@@ -48,8 +52,8 @@ class SpaceVLLMOutput(ModelOutput):
         loss: Language loss plus weighted space loss.
         logits: (batch, kept positions, vocabulary); in training only the supervised positions' are ever computed and
             none are returned.
-        boxes: (total_queries, 4) normalised (cx, cy, w, h), fp32; None where the input has no query token. In training
-            zeros for rows without any true box, whose boxes nothing would learn from.
+        boxes: (total_queries, 4), or one for each of `box_lines`: normalised (cx, cy, w, h), fp32; None where the input has
+            no query token. In training zeros for rows without any true box, whose boxes nothing would learn from.
         loss_lm: The language loss alone.
         loss_l1: The L1 part of the space loss, unweighted.
         loss_giou: The GIoU part of the space loss, unweighted.
@@ -86,6 +90,11 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     # Names of weights in files -> names here, as patterns: what other releases of transformers wrote, and it does not know.
     weight_names: Mapping[str, str] = MappingProxyType({})
     per_query_inputs: tuple[str, ...] = ("staq_layout",)  # tensors with one line per query token
+    # Why rows about one video cannot be one sequence; None where causal attention with a mask is all that lets one token
+    # see another, so that they can.
+    one_sentence: str | None = "its room does not say that its attention keeps to a mask"
+    # Where that is not all: kinds of cache layers that it can read sentences behind one prefix with all the same, see `prefix`.
+    shared_layers: tuple[type, ...] = ()
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -129,6 +138,12 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         super().save_pretrained(*args, **{**kwargs, "save_original_format": False})
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether sentences about the same media can share what was read up to these; else each row reads them."""
+        layers = (DynamicLayer,) if self.one_sentence is None else self.shared_layers
+        return may_share(self.config.get_text_config(), layers)
+
+    @property
     def visual_token_ids(self) -> tuple[int, int]:
         """Ids that stand for visual tokens in the prompt."""
         return self.config.image_token_id, self.config.video_token_id
@@ -162,7 +177,13 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             **inputs: `inputs_embeds` (batch, sequence, d), `attention_mask`, `position_ids`, `past_key_values` and
                 whatever else `forward` passes on.
         """
-        return self.model.language_model(input_ids=None, **inputs)
+        run = partial(self.model.language_model, input_ids=None)
+        suffixes = inputs.get("past_key_values")
+        if isinstance(suffixes, Suffixes) and suffixes.rows > 1:
+            del inputs["past_key_values"]
+            return folded(run, suffixes, self.config.get_text_config()._attn_implementation, **inputs)
+
+        return run(**inputs)
 
     @property
     def extra_loss_weights(self) -> dict[str, float]:
@@ -174,7 +195,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
 
         Args:
             outputs: What `run_language_model` has returned.
-            attention_mask: As given to it.
+            attention_mask: (batch, sequence), how often each token counts: 0 for padding, and where several sentences
+                follow one video, their number for what they share.
 
         Returns:
             A mean over this batch for each name of `extra_loss_weights`, (), unweighted.
@@ -191,6 +213,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         labels: torch.LongTensor | None = None,
         staq_layout: torch.LongTensor | None = None,
         box_targets: torch.Tensor | None = None,
+        sentence_ids: torch.LongTensor | None = None,
+        box_lines: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
@@ -206,13 +230,16 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         Args:
             input_ids: (batch, sequence), with the placeholder token where a query stands.
             attention_mask: (batch, sequence).
-            position_ids: As the backbone defines them.
-            past_key_values: Cache.
+            position_ids: As the backbone defines them, and with `sentence_ids` as `sentence_positions` makes them.
+            past_key_values: Cache. An empty `VideoPrefix` is filled, and no boxes are decoded; with `Suffixes`, the tokens
+                are those behind its prefix, and the first call decodes the boxes of all rows.
             inputs_embeds: Instead of `input_ids`; then without images, videos and queries.
             labels: (batch, sequence), -100 where nothing is learned.
             staq_layout: (total_queries, 8), see `layout.Layout`.
-            box_targets: (total_queries, 4) normalised (cx, cy, w, h); NaN lines have no target. Numbers, or their
-                `to_bits` where something on the way here would round numbers.
+            box_targets: (total_queries, 4), or with `box_lines` one for each of these: normalised (cx, cy, w, h); NaN
+                lines have no target. Numbers, or their `to_bits` where something on the way here would round numbers.
+            sentence_ids: (batch, sequence), where several sentences follow one video, see `sentences`.
+            box_lines: (boxes, 4), with `sentence_ids`: the boxes wanted, see `layout.BoxLines`.
             pixel_values: Images, as the backbone's processor makes them.
             pixel_values_videos: Videos, as the backbone's processor makes them.
             image_grid_thw: Qwen: patch grid of each image.
@@ -247,38 +274,53 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             staq_layout = staq_layout.to(inputs_embeds.device) if staq_layout is not None else None
 
         # What depends on values is looked up before the language model is launched: behind it, the host would wait.
-        layout = index = supervised = None
+        layout = lines = index = supervised = None
         if labels is not None:
             supervised = (labels[:, 1:] != -100).nonzero(as_tuple=True)
 
         if is_prefill and staq_layout is not None:
             layout = Layout.unpack(staq_layout)
+            lines = BoxLines.unpack(box_lines.to(staq_layout.device)) if box_lines is not None else None
             is_query = input_ids == self.config.staq_token_id
             is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
             if box_targets is not None:
                 box_targets = from_bits(box_targets)
             elif labels is not None:
-                box_targets = torch.full((len(staq_layout), 4), torch.nan, device=staq_layout.device)
+                wanted = staq_layout if box_lines is None else box_lines
+                box_targets = torch.full((len(wanted), 4), torch.nan, device=staq_layout.device)
 
             only_learned = self.training and labels is not None
             wanted = box_targets.to(input_ids.device) if only_learned else None
-            index = index_queries(is_query, is_visual, layout, wanted)
+            index = index_queries(is_query, is_visual, layout, wanted, lines)
             queries = self.staq_embedding(layout).to(inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
             inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
             kwargs.update(language_inputs)
+            layout = layout.of_boxes(lines)
         elif is_placeholder is not None and is_placeholder.any():
             raise ValueError(WITHOUT_LAYOUT if is_prefill else BEHIND_A_CACHE)
 
         if is_prefill and position_ids is None:
             position_ids = self.prefill_positions(input_ids, attention_mask, staq_layout, **visual)
+            if sentence_ids is not None:
+                if position_ids is None:
+                    position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+
+                position_ids = sentence_positions(position_ids, sentence_ids.to(position_ids.device))
+
+        language_mask = attention_mask
+        if sentence_ids is not None:
+            if self.one_sentence:
+                raise ValueError(f"{type(self).__name__} reads one sentence in a sequence: {self.one_sentence}.")
+
+            language_mask = sentence_mask(self.config.get_text_config(), inputs_embeds, attention_mask, sentence_ids)
 
         language_model = self.model.language_model
         needs_earlier = layout is not None and self.presence_layer is not None
         with layer_input(language_model.layers[self.presence_layer]) if needs_earlier else nullcontext() as earlier:
             outputs = self.run_language_model(
                 inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
+                attention_mask=language_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 **kwargs,
@@ -291,9 +333,17 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             attentions=outputs.attentions,
             rope_deltas=getattr(self.model, "rope_deltas", None),
         )
-        if layout is not None:
+        if isinstance(past_key_values, VideoPrefix) and is_prefill:
+            past_key_values.keep(input_ids, states, earlier[0] if earlier else None, position_ids)
+        elif isinstance(past_key_values, Suffixes) and past_key_values.layouts is not None:
+            result.boxes, result.presence = self._decode_shared_boxes(past_key_values, states, attention_mask)
+            keep_prefill_boxes(result.boxes)
+        elif layout is not None:
             result.boxes, result.presence, anchor = self._decode_boxes(
-                len(staq_layout), index.to(states.device), states, earlier[0].to(states.device) if earlier else None
+                len(layout.frame_index),
+                index.to(states.device),
+                states,
+                earlier[0].to(states.device) if earlier else None,
             )
             if not self.training:
                 keep_prefill_boxes(result.boxes)
@@ -301,7 +351,11 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         if labels is not None:
             self._add_language_loss(result, states, labels, supervised, num_items_in_batch)
             if self.extra_loss_weights and torch.is_grad_enabled():
-                self._add_extra_losses(result, self.extra_losses(outputs, attention_mask), num_micro_batches)
+                counts = attention_mask
+                if sentence_ids is not None:
+                    counts = token_counts(sentence_ids) * (1 if attention_mask is None else attention_mask)
+
+                self._add_extra_losses(result, self.extra_losses(outputs, counts), num_micro_batches)
 
             if layout is not None:
                 self._add_space_losses(result, layout, box_targets, num_boxes_in_batch)
@@ -335,6 +389,25 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             presence = presence.new_zeros(total).index_copy(0, line, presence)
 
         return Decoded(boxes, presence, anchor)
+
+    def _decode_shared_boxes(
+        self, suffixes: Suffixes, states: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The boxes and presence of all rows, one row after the other: each takes the memory that one takes alone."""
+        prefix, device = suffixes.prefix, states.device
+        is_query = prefix.input_ids == self.config.staq_token_id
+        is_visual = torch.isin(prefix.input_ids, torch.tensor(self.visual_token_ids, device=is_query.device))
+        shared, earlier = prefix.states.to(device), prefix.earlier
+        earlier = earlier.to(device) if earlier is not None else None
+        decoded = []
+        for layout, own, real in zip(suffixes.layouts, states, attention_mask[:, shared.shape[1] :].bool()):
+            index = index_queries(is_query, is_visual, Layout.unpack(layout.to(is_query.device))).to(device)
+            row = torch.cat([shared, own[real.to(device)][None]], dim=1)
+            decoded.append(self._decode_boxes(len(layout), index, row, earlier))
+
+        suffixes.layouts = None
+        presence = [row.presence for row in decoded]
+        return torch.cat([row.boxes for row in decoded]), None if presence[0] is None else torch.cat(presence)
 
     def _add_language_loss(
         self,

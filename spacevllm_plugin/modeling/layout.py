@@ -37,14 +37,47 @@ class Layout(NamedTuple):
         """Split the (total_queries, 8) tensor into its columns."""
         return cls(*staq_layout.unbind(dim=-1))
 
+    def of_boxes(self, lines: "BoxLines | None") -> "Layout":
+        """One line for each box wanted; `self` where each query has one."""
+        if lines is None:
+            return self
+
+        columns = (column[lines.query] for column in self)
+        return Layout(*columns)._replace(caption_offset=lines.caption_offset, caption_length=lines.caption_length)
+
+
+class BoxLines(NamedTuple):
+    """Columns of `box_lines`, each of shape (boxes,), int64: the boxes wanted of a batch whose rows have several sentences.
+
+    Row by row, for each sentence all queries of the row in order. Without it, each query gives one box, for the caption that
+    its own line names.
+
+    Attributes:
+        query: Number of the query among all of the batch: its line in `staq_layout`.
+        sentence: Number of the sentence in its row as in `sentence_ids`; 0 in a row that has one.
+        caption_offset: Where the caption starts, in tokens after the query itself.
+        caption_length: Tokens of the caption.
+    """
+
+    query: torch.Tensor
+    sentence: torch.Tensor
+    caption_offset: torch.Tensor
+    caption_length: torch.Tensor
+
+    @classmethod
+    def unpack(cls, box_lines: torch.Tensor) -> "BoxLines":
+        """Split the (boxes, 4) tensor into its columns."""
+        return cls(*box_lines.unbind(dim=-1))
+
 
 class QueryIndex(NamedTuple):
     """Where n queries, their visual tokens and their captions stand in a (batch, sequence) grid of states.
 
-    All queries of a turn share one caption, so that there are fewer captions, c, than queries.
+    All queries of a turn share one caption, so that there are fewer captions, c, than queries. A query of whom several
+    sentences want a box is there once for each.
 
     Attributes:
-        line: Number of each query among all of the batch, shape (n,).
+        line: Number of each query's box among all of the batch, shape (n,).
         row: Batch row of each query, shape (n,).
         position: Position of the query token, shape (n,).
         visual: Positions of its visual tokens in grid order, shape (n, max_visual); 0 where padded.
@@ -73,7 +106,11 @@ class QueryIndex(NamedTuple):
 
 
 def index_queries(
-    is_query: torch.Tensor, is_visual: torch.Tensor, layout: Layout, box_targets: torch.Tensor | None = None
+    is_query: torch.Tensor,
+    is_visual: torch.Tensor,
+    layout: Layout,
+    box_targets: torch.Tensor | None = None,
+    box_lines: BoxLines | None = None,
 ) -> QueryIndex:
     """Find the queries' tokens.
 
@@ -83,8 +120,10 @@ def index_queries(
         is_query: (batch, sequence) bool.
         is_visual: (batch, sequence) bool, image and video tokens.
         layout: One line for each True of `is_query`, row by row.
-        box_targets: (total_queries, 4), NaN where a query has no target. If given, only the queries of rows with a
-            target are wanted, or the very first one where no row has any: there is always something to decode.
+        box_targets: (total_queries, 4), or with `box_lines` (boxes, 4); NaN where a query has no target. If given, only
+            the queries of rows, or sentences, with a target are wanted, or the very first one where none has any: there
+            is always something to decode.
+        box_lines: The boxes wanted, where some rows have several sentences.
     """
     device = is_query.device
     row, position = is_query.nonzero(as_tuple=True)
@@ -101,10 +140,16 @@ def index_queries(
     after_previous = torch.where(first_of_row, 0, previous + 1)
     start = next_visual[row, after_previous]
 
-    line = torch.arange(total, device=device)
+    owner = row
+    if box_lines is not None:
+        layout = layout.of_boxes(box_lines)
+        row, position, start = (part[box_lines.query] for part in (row, position, start))
+        owner = row * length + box_lines.sentence
+
+    line = torch.arange(len(row), device=device)
     if box_targets is not None:
         has_target = torch.isfinite(box_targets).all(dim=-1)
-        line = line[torch.isin(row, row[has_target])]
+        line = line[torch.isin(owner, owner[has_target])]
         line = line if len(line) else line.new_zeros(1)
         row, position, start, layout = row[line], position[line], start[line], Layout(*(part[line] for part in layout))
 

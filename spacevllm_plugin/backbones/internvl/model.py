@@ -19,6 +19,7 @@ class SpaceVLLMInternVLForConditionalGeneration(SpaceVLLMMixin, InternVLForCondi
 
     config_class = SpaceVLLMInternVLConfig
     config: SpaceVLLMInternVLConfig
+    one_sentence = None
     visual_inputs = ("pixel_values",)
     per_query_inputs = ("staq_layout", "pixel_values")
 

@@ -21,6 +21,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
 
     config_class = SpaceVLLMLlavaOnevisionConfig
     config: SpaceVLLMLlavaOnevisionConfig
+    one_sentence = None
     # Upstream names a layer class that this model does not have, which FSDP refuses.
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
     visual_inputs = ("pixel_values",)

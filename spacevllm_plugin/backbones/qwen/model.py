@@ -7,6 +7,7 @@ from transformers.generation import GenerationMixin
 
 from ...modeling.grounding_model import SpaceVLLMMixin
 from ...modeling.layout import Layout
+from ...modeling.prefix import Suffixes
 
 
 class SpaceVLLMQwenMixin(SpaceVLLMMixin):
@@ -65,7 +66,9 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         text_positions = GenerationMixin._prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs)
         cache = model_kwargs.get("past_key_values")
         if cache is not None and cache.get_seq_length() != 0:
-            return text_positions[None] + self.model.rope_deltas.to(text_positions.device)
+            # The model's own are those of whatever it has read last, maybe for somebody else.
+            deltas = cache.prefix.rope_delta if isinstance(cache, Suffixes) else self.model.rope_deltas
+            return text_positions[None] + deltas.to(text_positions.device)
 
         visual = {name: model_kwargs.get(name) for name in self.visual_inputs}
         vision_positions = self.prefill_positions(

@@ -15,6 +15,7 @@ class SpaceVLLMQwen2_5_VLForConditionalGeneration(SpaceVLLMQwenMixin, Qwen2_5_VL
 
     config_class = SpaceVLLMQwen2_5_VLConfig
     config: SpaceVLLMQwen2_5_VLConfig
+    one_sentence = None
 
     def get_rope_index(
         self,

@@ -11,3 +11,4 @@ class SpaceVLLMQwen3VLForConditionalGeneration(SpaceVLLMQwenDeepstackMixin, Qwen
 
     config_class = SpaceVLLMQwen3VLConfig
     config: SpaceVLLMQwen3VLConfig
+    one_sentence = None

@@ -14,3 +14,4 @@ class SpaceVLLMQwen3VLMoeForConditionalGeneration(
 
     config_class = SpaceVLLMQwen3VLMoeConfig
     config: SpaceVLLMQwen3VLMoeConfig
+    one_sentence = None
