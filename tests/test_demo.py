@@ -25,7 +25,6 @@ from spacevllm_plugin.demo.limits import Limits
 from spacevllm_plugin.demo.workspace import LOCK, PREFIX, workspace
 
 
-
 LIMITS = Limits(megabytes=1, seconds=60, frames=50, megapixels=0.25, gigapixels=0.001)
 QUERIES = ("the red circle that moves left", "the blue square that moves up")
 
@@ -253,7 +252,9 @@ def test_too_many_bytes_are_refused_before_they_are_read(page, client, media):
     assert answer.status == 413 and answer.read() == b"the file has more than 1 MB"
     connection.close()
     # Nor is one taken that does not say how long it is.
-    request = urllib.request.Request(page[0] + "/gradio_api/upload", iter([b"x"]), {"content-type": "multipart/form-data"})
+    request = urllib.request.Request(
+        page[0] + "/gradio_api/upload", iter([b"x"]), {"content-type": "multipart/form-data"}
+    )
     with pytest.raises(urllib.error.HTTPError, match="411"):
         urllib.request.urlopen(request, timeout=60)
 

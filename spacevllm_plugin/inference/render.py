@@ -81,9 +81,7 @@ def render(ref: VideoRef, tube: Tube, out: Out, caption: str = "") -> None:
     writers[suffix](ref, [tube], out, caption)
 
 
-def render_video(
-    ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "", long_side: int | None = None
-) -> None:
+def render_video(ref: VideoRef, tubes: list[Tube], out: Out, caption: str = "", long_side: int | None = None) -> None:
     """Write the whole clip as H.264 with the sentence above, the boxes on it, and the spans on a bar below.
 
     Args:

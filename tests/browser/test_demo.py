@@ -135,7 +135,7 @@ def test_what_is_put_right_is_saved_checked_and_learned(demo, open_page):
     )
     assert check.returncode == 0, check.stdout + check.stderr
 
-    recipe = folder / "recipe.json"
+    recipe = folder / "recipe.yaml"  # JSON is YAML
     places = {
         "model_name_or_path": str(folder / "base"),
         "dataset_dir": str(rows_file.parent),
