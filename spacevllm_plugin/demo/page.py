@@ -62,7 +62,12 @@ class _Page:
 
     def _ask_part(self) -> None:
         limits = self.desk.limits
-        self.upload = gr.File(label="Video or image", file_types=["video", "image"], height=140)
+        self.upload = gr.File(
+            # Gradio goes by the name: not every system knows the last ones as a video's.
+            label="Video or image",
+            file_types=["video", "image", ".mkv", ".ts", ".mts"],
+            height=140,
+        )
         self.said = gr.HTML(
             show.notice(f"Up to {limits.megabytes:g} MB and {limits.seconds:g} seconds. Or try an example:")
         )

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from starlette.middleware import Middleware
@@ -74,4 +74,5 @@ def serve(
 
 def _sweep(desk: Desk, done: threading.Event) -> None:
     while not done.wait(SWEEP_SECONDS):
-        desk.sessions.sweep()
+        with suppress(OSError):  # what is there may be on its way elsewhere: again, later
+            desk.sessions.sweep()

@@ -162,9 +162,11 @@ class Sessions:
         for visitor in gone:
             self.close(visitor)
 
-        for folder in self.workspace.iterdir():
-            if GRADIO_FOLDER.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > UPLOAD_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+        for path in self.workspace.iterdir():
+            # Gradio also makes an empty `tmp…` for every file that it hands over, and never removes it.
+            gradios = GRADIO_FOLDER.fullmatch(path.name) or path.name.startswith("tmp")
+            if gradios and time.time() - path.stat().st_mtime > UPLOAD_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _link(upload: Path, own: Path) -> None:
