@@ -68,7 +68,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["spacevllm_plugin", "spacevllm_plugin.*"]),
-    package_data={"spacevllm_plugin.scoreboard": ["published.json"]},
+    package_data={
+        "spacevllm_plugin.demo": ["page.css", "page.js"],
+        "spacevllm_plugin.scoreboard": ["published.json"],
+    },
     # Lower bounds are what constraints/oldest.txt ran with, upper bounds end where nothing newer was seen to run;
     # `make newest` tries what lies beyond them.
     install_requires=[

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from browser.chatting import QUESTION, ask, facts, upload
+from browser.conftest import free_port
 from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
-from tests.browser.conftest import free_port
 
 
 MODEL, STOCK = "SpaceVLLM-Qwen3-VL-2B", "Qwen3-VL-2B-Instruct"
@@ -179,9 +180,10 @@ def train(page, board, name):
     return board.folder / "saves" / MODEL / "lora" / name
 
 
-def test_fine_tuning_export_and_prediction(board, open_page):
+def test_fine_tuning_chat_export_and_prediction(board, open_page):
     page = open_board(board, open_page)
     fine_tune(page, board)
+    chat(page, board)
     export(page, board)
     predict(page, board)
     # LLaMA-Factory's pages ask for Gradio's fonts, which they do without.
@@ -204,8 +206,22 @@ def fine_tune(page, board):
     page.screenshot(path=board.folder / "trained.png", full_page=True)
 
 
-def export(page, board):
+def chat(page, board):
     choose_checkpoint(page, "from_the_page")
+    open_tab(page, "Chat")
+    pick(page, "Inference data type", "float32")
+    page.get_by_role("button", name="Load model", exact=True).locator("visible=true").click()
+    page.get_by_text("0 is greedy").wait_for()
+    upload(page, next((board.folder / "data" / "videos").glob("*.mp4")))
+    ask(page, QUESTION, 1)
+    found = facts(page)
+    assert found["error"] is None and found["seconds"] > 0 and found["sheet"] >= 360
+    page.screenshot(path=board.folder / "chat.png", full_page=True)
+    page.get_by_role("button", name="Unload model").locator("visible=true").click()
+    page.get_by_text("0 is greedy").wait_for(state="hidden")
+
+
+def export(page, board):
     open_tab(page, "Export")
     fill(page, "Export dir", str(board.folder / "merged"))
     page.get_by_role("button", name="Export").locator("visible=true").click()
@@ -217,6 +233,8 @@ def predict(page, board):
     open_tab(page, "Evaluate & Predict")
     fill(page, "Data dir", str(board.folder / "data"))
     pick_several(page, "Dataset", "synth_train")
+    # A model of random weights does not know when to stop.
+    page.get_by_label("number input for Maximum new tokens").locator("visible=true").fill("8")
     fill(page, "Output dir", "predicted")
     page.get_by_role("button", name="Start").locator("visible=true").click()
     page.get_by_text("predict_m_vIoU").locator("visible=true").first.wait_for(timeout=400_000)
