@@ -73,7 +73,9 @@ def test_works_after_installation(bare_environment, source, tmp_path, kind):
     assert python(bare_environment, PROBE) == "True"
     assert python(bare_environment, PROBE, SPACEVLLM_DISABLE="1") == "False"
     package = ROOT / "spacevllm_plugin"
-    data = [str(f.relative_to(package)) for f in package.rglob("*.*") if f.is_file() and f.suffix not in (".py", ".pyc")]
+    data = [
+        str(f.relative_to(package)) for f in package.rglob("*.*") if f.is_file() and f.suffix not in (".py", ".pyc")
+    ]
     lost = f"[name for name in {data} if not files('spacevllm_plugin').joinpath(name).is_file()]"
     assert len(data) >= 3 and python(bare_environment, f"from importlib.resources import files; print({lost})") == "[]"
 

@@ -117,3 +117,12 @@ def test_it_is_greedy_and_says_so_in_the_pages_language(webchat, open_page):
     page.get_by_role("listbox").first.click()
     page.get_by_role("option", name="zh").click()
     page.get_by_text("0 为贪心解码：时间段不是口味问题。").wait_for()
+
+
+def test_the_box_for_thinking_is_unticked_where_thoughts_are_trained_empty(serve, open_page, folder, tiny_base):
+    arguments = ["--model_name_or_path", tiny_base("qwen3_5"), "--template", "spacevllm_qwen3_5"]
+    server = start(serve, folder, "webchat", *arguments, "--infer_dtype", "float32", "--video_maxlen", "6")
+    page = open_page(server.url)
+    page.get_by_text("0 is greedy").wait_for()
+    box = page.get_by_label("Enable thinking")
+    page.wait_for_function("box => !box.checked", arg=box.element_handle())

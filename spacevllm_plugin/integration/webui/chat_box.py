@@ -4,7 +4,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from .greedy import chats_with_ours, greedy_by_default
+from .greedy import chats_with_ours, greedy_by_default, thoughtless_by_default
 from .shown import make_room
 
 
@@ -30,6 +30,7 @@ def install(module: ModuleType) -> None:
         if chats_with_ours(engine):  # known by now in `webchat` alone; LlamaBoard's model is loaded later
             page = module.gr.context.Context.root_block
             greedy_by_default(module.gr, engine, elements["temperature"], [page.load])
+            thoughtless_by_default(module.gr, engine, elements["enable_thinking"], [page.load])
             make_room(page)
             label(module.gr, page, engine.manager.get_elem_by_id("top.lang"), elements)
 

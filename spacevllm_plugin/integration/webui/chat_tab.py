@@ -3,7 +3,7 @@
 from functools import wraps
 from types import ModuleType
 
-from .greedy import greedy_by_default
+from .greedy import greedy_by_default, thoughtless_by_default
 from .shown import make_room
 
 
@@ -18,6 +18,7 @@ def install(module: ModuleType) -> None:
         # The box says when a model is loaded or unloaded; a page may also be opened long after.
         events = [page.load, elements["info_box"].change]
         greedy_by_default(module.gr, engine, elements["temperature"], events)
+        thoughtless_by_default(module.gr, engine, elements["enable_thinking"], events)
         make_room(page)
         return elements
 

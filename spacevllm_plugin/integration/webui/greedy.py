@@ -1,8 +1,9 @@
-"""The Chat page's temperature for our models: 0, which LLaMA-Factory's engine takes for greedy, unless it is moved."""
+"""What the Chat page's fields begin with for our models: greedy, and without a thought, unless the user says otherwise."""
 
 from types import ModuleType
 from typing import Any
 
+from ...backbones import registry
 from ..template import is_ours
 from .shown import scratch
 from .texts import text
@@ -38,3 +39,25 @@ def greedy_by_default(gr: ModuleType, engine: Any, slider: Any, events: list[Any
 
     gr.on(events, follow_model, [lang, slider], [slider], queue=False, show_api=False)
     lang.change(follow_language, [lang], [slider], queue=False, show_api=False)
+
+
+def thoughtless_by_default(gr: ModuleType, engine: Any, box: Any, events: list[Any]) -> None:
+    """Let the box for thinking be unticked while one of our models is loaded that is trained with empty thoughts.
+
+    Args:
+        gr: The module gradio.
+        engine: The page's.
+        box: The checkbox, which counts as said even where nobody touched it.
+        events: After which another model may be loaded than before.
+    """
+    was_ticked = gr.State(False)
+
+    def follow_model(ticked: bool, was_ticked: bool) -> tuple[bool, bool]:
+        if chats_with_ours(engine):
+            backbone = engine.chatter.engine.template.mm_plugin.backbone
+            if registry.get(backbone).thought_words is not None:
+                return False, ticked or was_ticked
+
+        return ticked or was_ticked, False
+
+    gr.on(events, follow_model, [box, was_ticked], [box, was_ticked], queue=False, show_api=False)
