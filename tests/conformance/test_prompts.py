@@ -80,7 +80,7 @@ def test_full_size_frames_are_let_go_one_by_one(make_engine, files, monkeypatch,
         return resize(*args)
 
     monkeypatch.setattr(type(prompter), "resize", counted)
-    assert prompter._pictures(plan).shape == (len(plan.frames), 3, 32, 32)
+    assert prompter.pictures(plan).shape == (len(plan.frames), 3, 32, 32)
     assert len(alive) == len(plan.frames) and max(alive) <= 2
 
 
@@ -88,7 +88,7 @@ def test_long_videos_are_processed_in_pieces_to_the_same_tensors(engine, tmp_pat
     """The processors' intermediate results of all frames at once are many times as large as the frames."""
     videos = [write_video(tmp_path / f"{count}.mp4", count, first=count) for count in (40, 17)]
     _, plans = engine.prompter.plan([], videos)
-    frames = [engine.prompter._pictures(plan) for plan in plans]
+    frames = [engine.prompter.pictures(plan) for plan in plans]
     ours = engine.prompter.tensors(plans, frames, [engine.prompter.grid(plan) for plan in plans])
     options = {"do_resize": False, "do_sample_frames": False, "return_tensors": "pt"}
     whole = [engine.processor.video_processor(videos=[one], **options) for one in frames]

@@ -58,7 +58,7 @@ def test_qwen_frames_are_those_of_its_own_processor_to_within_a_level(make_engin
     """Pillow and torchvision round differently: one of 255 levels at most."""
     engine = make_engine(backbone, video_max_pixels=32 * 32)
     plan = prompt(engine, "<video>Where is it?", videos=[files["portrait"]]).videos[0]
-    ours = engine.prompter._pictures(plan)
+    ours = engine.prompter.pictures(plan)
     frames = torch.from_numpy(np.stack([np.asarray(image) for image in read(plan.ref, plan.shown)]))
     own = engine.processor.video_processor
     size = SizeDict(height=ours.shape[2], width=ours.shape[3])
