@@ -1,6 +1,7 @@
 """GPUs where there are none: CPU tensors that bear the name of a device, and torch's rules for mixing them."""
 
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -19,8 +20,18 @@ class FakeDevices(TorchFunctionMode):
     """While active, `.to("cuda:1")` and the like give tensors that say so and refuse to meet those of other devices.
 
     Kept to torch's rules: a number (0-dim) of the CPU goes with everything, an index on the CPU with every tensor, a
-    copy between devices is one.
+    copy between devices is one. Whoever asks what the devices can do is told of an H100, for which transformers takes the same
+    kernels as on a CPU.
     """
+
+    def __enter__(self) -> "FakeDevices":
+        self._capability = patch.object(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+        self._capability.start()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._capability.stop()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
