@@ -21,8 +21,9 @@ from conftest import write_image, write_video
 from PIL import Image
 
 from spacevllm_plugin.data.schema import dump_row, read_rows
+from spacevllm_plugin.data.scratch import LOCK, PREFIX
 from spacevllm_plugin.demo.limits import Limits
-from spacevllm_plugin.demo.workspace import LOCK, PREFIX, workspace
+from spacevllm_plugin.demo.workspace import workspace
 
 
 LIMITS = Limits(megabytes=1, seconds=60, frames=50, megapixels=0.25, gigapixels=0.001)

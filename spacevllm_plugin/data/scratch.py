@@ -57,8 +57,12 @@ class Scratch:
 def _remove_left(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
         try:
+            # Not a link, and not another user's: whoever may write into a shared folder may name things like ours.
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+
             with (folder / LOCK).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # its process lives, or it is another user's
+            continue  # its process lives, or has just removed it
