@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..data.prompt_rules import PromptError
+from ..data.video import MediaError
 from ..inference.batches import batched
 
 

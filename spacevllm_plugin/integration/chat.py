@@ -171,7 +171,9 @@ def install(module: ModuleType) -> None:
             prompter = template.mm_plugin.prompter(processor)
             thought_words = registry.get(template.mm_plugin.backbone).thought_words
             _call.reply = TubeReply(prompter, messages, images or [], videos or [], thought_words)
-            _call.item = prompt_item(prompter, gen_kwargs["inputs"], messages, images or [], videos or [])
+            if batched or cache is not None:
+                _call.item = prompt_item(prompter, gen_kwargs["inputs"], messages, images or [], videos or [])
+
             if cache is not None and not batched:
                 gen_kwargs |= media_inputs(cache, model, prompter, _call.item, gen_kwargs["generation_config"])
 
