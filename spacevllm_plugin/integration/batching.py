@@ -63,7 +63,7 @@ class Batches:
 
     Each request brings a turn of the engine, which it gets in the order of LLaMA-Factory's own semaphore (`MAX_CONCURRENT`),
     like streams and whatever else stays alone. A turn answers the request that has waited longest and those that fit to it;
-    so most turns find nothing more to do. Nothing is put together, and nothing waits, where requests come one by one.
+    so most turns find nothing more to do. With `max_wait` 0, a request that comes alone is answered alone and at once.
 
     Args:
         engine: LLaMA-Factory's, with its `semaphore`.
@@ -145,9 +145,8 @@ class Batches:
         try:
             answers = self._together(requests)
         except Exception as err:
-            logger.warning(
-                f"{len(requests)} requests together: {type(err).__name__}: {err}; each half is tried apart."
-            )
+            if not isinstance(err, MediaError | PromptError):  # of memory, say; those are told to whom they concern
+                logger.warning(f"{len(requests)} requests together: {type(err).__name__}: {err}; now each half apart.")
 
         # Out of the handler, for what its error held of the device's memory is free again.
         if answers is None:
