@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,24 @@ class Turn:
         self.engine = engine
 
     async def __aenter__(self):
-        self.engine.semaphore = asyncio.Semaphore(1)  # one that has made somebody wait belongs to that event loop
         await self.engine.semaphore.acquire()
 
     async def __aexit__(self, *_):
         self.engine.semaphore.release()
+
+
+def run(engine, work):
+    """What a coroutine returns, in an event loop that ends when all turns have."""
+
+    async def to_the_end():
+        engine.semaphore = asyncio.Semaphore(1)  # one that has made somebody wait belongs to that event loop
+        result = await work
+        while engine.batches is not None and engine.batches._turns:
+            await asyncio.sleep(0.002)
+
+        return result
+
+    return asyncio.run(asyncio.wait_for(to_the_end(), 300))
 
 
 async def waiting(engine, count):
@@ -153,7 +167,7 @@ def test_every_answer_is_the_one_it_gets_alone(engine, clips, tmp_path, rows):
         seen = rows(engine)
         return expected, await at_once(engine, requests), seen
 
-    expected, found, seen = asyncio.run(both())
+    expected, found, seen = run(engine, both())
     assert all(same(*pair) for pair in zip(found, expected))
     assert len({answer[0].response_text for answer in expected}) == len(requests)
     # Two are about one video; all others make one batch.
@@ -161,7 +175,7 @@ def test_every_answer_is_the_one_it_gets_alone(engine, clips, tmp_path, rows):
 
 
 @pytest.mark.parametrize("is_end", [False, True], ids=["stops", "is the end"])
-def test_a_row_ends_where_it_ends_alone(qwen, clips, monkeypatch, is_end):
+def test_a_row_ends_where_it_ends_alone(qwen, clips, monkeypatch, request, is_end):
     """Some answers end before others, by the token that is the end, or by another one that stops them."""
     requests = [question(f"Question {i}?", [clips[i]]) for i in range(4)]
     tokenizer, generate, written = qwen.tokenizer, qwen.model.generate, []
@@ -174,19 +188,20 @@ def test_a_row_ends_where_it_ends_alone(qwen, clips, monkeypatch, is_end):
     async def both():
         with monkeypatch.context() as patch:
             patch.setattr(qwen.model, "generate", noted)
-            for request in requests:
-                await alone(qwen, request)
+            for each in requests:
+                await alone(qwen, each)
 
         early = next(token for ids in written for token in ids[1:] if not all(token in other for other in written))
         if is_end:
-            monkeypatch.setattr(tokenizer, "eos_token", tokenizer.convert_ids_to_tokens(early))
+            request.addfinalizer(partial(setattr, tokenizer, "eos_token", tokenizer.eos_token))
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(early)
         else:
             stops = [tokenizer.eos_token_id, early]
             monkeypatch.setattr(qwen.template, "get_stop_token_ids", lambda _: stops)
 
-        return [await alone(qwen, request) for request in requests], await at_once(qwen, requests)
+        return [await alone(qwen, each) for each in requests], await at_once(qwen, requests)
 
-    expected, found = asyncio.run(both())
+    expected, found = run(qwen, both())
     assert all(same(*pair) for pair in zip(found, expected))
     assert len({answer[0].response_length for answer in expected}) > 1
     assert {answer[0].finish_reason for answer in expected} == ({"stop", "length"} if is_end else {"length"})
@@ -209,7 +224,7 @@ def test_what_is_wrong_with_one_is_said_to_that_one_alone(qwen, clips, tmp_path,
         seen = rows(qwen)
         return good, await at_once(qwen, requests), seen
 
-    expected, found, seen = asyncio.run(both())
+    expected, found, seen = run(qwen, both())
     bad = [found.pop(place) for place in (4, 3, 1)]
     assert all(same(*pair) for pair in zip(found, expected))
     assert [type(error) for error in bad] == [MediaError, PromptError, MediaError]
@@ -234,7 +249,7 @@ def test_more_than_fit_are_answered_in_halves(qwen, clips, monkeypatch):
         monkeypatch.setattr(qwen.model, "generate", small)
         return expected, await at_once(qwen, requests)
 
-    expected, found = asyncio.run(both())
+    expected, found = run(qwen, both())
     assert tried == [4, 2, 2] and all(same(*pair) for pair in zip(found, expected))
 
 
@@ -252,7 +267,7 @@ def test_turns_are_of_max_batch_at_most_and_in_order(qwen, clips, rows):
 
         await asyncio.gather(*tasks)
 
-    asyncio.run(nine())
+    run(qwen, nine())
     assert seen == [4, 4, 1] and [set(order[:4]), set(order[4:8]), order[8]] == [{0, 1, 2, 3}, {4, 5, 6, 7}, 8]
 
 
@@ -261,7 +276,7 @@ def test_only_those_that_are_generated_alike_go_together(qwen, clips, rows):
     requests = [question(f"Question {i}?", [clips[i]], **(hot if i % 2 else {})) for i in range(6)]
     requests[4]["max_new_tokens"] = 3
     seen = rows(qwen)
-    found = asyncio.run(at_once(qwen, requests))
+    found = run(qwen, at_once(qwen, requests))
     assert seen == [2, 3, 1]
     assert all(len(answer) == 1 and answer[0].response_length <= 6 for answer in found)
     assert found[4][0].response_length <= 3
@@ -276,7 +291,7 @@ def test_one_of_one_choice_is_the_same_drawn_together(qwen, clips, rows):
         seen = rows(qwen)
         return expected, await at_once(qwen, requests), seen
 
-    expected, found, seen = asyncio.run(both())
+    expected, found, seen = run(qwen, both())
     assert seen == [4] and all(same(*pair) for pair in zip(found, expected))
 
 
@@ -314,7 +329,7 @@ def test_streams_and_several_choices_take_their_turns_between(qwen, clips, rows)
 
         return expected, await asyncio.gather(*tasks), seen
 
-    expected, (*found, streamed, three), seen = asyncio.run(all_of_them())
+    expected, (*found, streamed, three), seen = run(qwen, all_of_them())
     assert all(same(*pair) for pair in zip(found, expected))
     assert split_block(streamed) == split_block(expected[2][0].response_text)
     assert len(three) == 3 and sorted(seen) == [1, 1, 2]
@@ -345,13 +360,9 @@ def test_a_client_that_goes_away_does_no_harm(qwen, clips, monkeypatch, rows):
         tasks[3].cancel()
         outcomes = await asyncio.gather(*tasks[2:], return_exceptions=True)
         go_on.set()
-        found = await asyncio.gather(*tasks[:2])
-        while qwen.batches._turns:
-            await asyncio.sleep(0.002)
+        return expected, outcomes, await asyncio.gather(*tasks[:2]), seen
 
-        return expected, outcomes, found, seen
-
-    expected, gone, found, seen = asyncio.run(both())
+    expected, gone, found, seen = run(qwen, both())
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in gone)
     assert seen == [3] and all(same(*pair) for pair in zip(found, expected))
     assert not qwen.batches._waiting
@@ -370,10 +381,10 @@ def test_a_request_waits_for_others_if_that_is_wanted(tiny_base, clips, rows, mo
 
         return await asyncio.gather(*tasks)
 
-    first, *others = asyncio.run(one_after_the_other())  # they did not wait for a minute: three are enough
+    first, *others = run(engine, one_after_the_other())  # they did not wait for a minute: three are enough
     assert seen == [3] and all(same(first, other) for other in others)
     monkeypatch.setattr(engine.batches, "_max_wait", 0.01)
-    assert same(asyncio.run(ask(engine, question(videos=clips[:1]))), first)
+    assert same(run(engine, ask(engine, question(videos=clips[:1]))), first)
     assert seen == [3, 1]
 
 
@@ -390,7 +401,7 @@ def test_with_kept_prefixes_each_medium_is_read_once(tiny_base, clips, rows, mon
         second = await at_once(engine, requests)
         return first, second, [await alone(engine, request) for request in requests], seen
 
-    *found, expected, seen = asyncio.run(twice())
+    *found, expected, seen = run(engine, twice())
     assert all(same(*pair) for answers in found for pair in zip(answers, expected))
     assert len(read) == 2 and sorted(seen[:3]) == sorted(seen[3:6]) == [2, 2, 3]
 
@@ -406,7 +417,7 @@ def test_one_by_one_if_that_is_wanted_and_for_templates_of_others(tiny_base, cli
     async def two():
         return await asyncio.gather(*(ask(engine, question(videos=clips[:1])) for _ in range(2)))
 
-    assert engine.batches is None and same(*asyncio.run(two())) and seen == [1, 1]
+    assert engine.batches is None and same(*run(engine, two())) and seen == [1, 1]
     make_tiny("qwen3_vl", tmp_path, merge_size=1)
     other = ChatModel({"model_name_or_path": str(tmp_path), "template": "qwen3_vl", "max_new_tokens": 2})
     assert other.engine.batches is None and other.chat([{"role": "user", "content": "Hello"}])

@@ -97,15 +97,29 @@ class Batches:
         turn = asyncio.create_task(self._turn())
         self._turns.add(turn)
         turn.add_done_callback(self._turns.discard)
-        return await asyncio.wrap_future(request.answer)
+        answer = asyncio.wrap_future(request.answer)
+        try:
+            await asyncio.wait({answer, turn}, return_when=asyncio.FIRST_COMPLETED)
+            if turn.done():
+                turn.result()  # raises what kept it from its turn
+
+            return await answer
+        finally:
+            answer.cancel()  # of a caller that goes away, that is; it does nothing once there is an answer
 
     async def _turn(self) -> None:
         async with self._engine.semaphore:
             while (left := self._time_left()) > 0:
                 await asyncio.sleep(min(left, LOOK_EVERY))
 
-            if requests := self._take():
-                await asyncio.to_thread(self._answer, requests)
+            requests = self._take()
+            outcomes = await asyncio.to_thread(self._answer, requests) if requests else []
+
+        for request, outcome in zip(requests, outcomes):
+            if isinstance(outcome, Exception):
+                request.answer.set_exception(outcome)
+            else:
+                request.answer.set_result(outcome)
 
     def _time_left(self) -> float:
         """Seconds that the longest waiting request may still wait for others."""
@@ -127,33 +141,20 @@ class Batches:
         self._waiting = left
         return taken
 
-    def _answer(self, requests: list[Request]) -> None:
-        """Answer some requests. Where that fails each half is tried, so that in the end only those at fault get the error.
+    def _answer(self, requests: list[Request]) -> list[Any]:
+        """Each request's answer, or its error. Where all together fail each half is tried, so that only those at fault do.
 
-        That may be a medium of one of them that cannot be read, or that all of them do not fit into memory.
+        It may be a medium of one of them that cannot be read, or that all of them do not fit into memory.
         """
-        if len(requests) == 1:
-            (request,) = requests
-            try:
-                request.answer.set_result(self._alone(request))
-            except Exception as err:
-                request.answer.set_exception(err)
-
-            return
-
-        answers = None
         try:
-            answers = self._together(requests)
+            return self._together(requests) if len(requests) > 1 else [self._alone(requests[0])]
         except Exception as err:
+            if len(requests) == 1:
+                return [err]
+
             if not isinstance(err, MediaError | PromptError):  # of memory, say; those are told to whom they concern
                 logger.warning(f"{len(requests)} requests together: {type(err).__name__}: {err}; now each half apart.")
 
         # Out of the handler, for what its error held of the device's memory is free again.
-        if answers is None:
-            for half in batched(requests, (len(requests) + 1) // 2):
-                self._answer(half)
-
-            return
-
-        for request, answer in zip(requests, answers):
-            request.answer.set_result(answer)
+        halves = batched(requests, (len(requests) + 1) // 2)
+        return [outcome for half in halves for outcome in self._answer(half)]
