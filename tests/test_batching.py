@@ -353,8 +353,10 @@ def test_a_client_that_goes_away_does_no_harm(qwen, clips, monkeypatch, rows):
         async with Turn(qwen):
             tasks = [asyncio.ensure_future(ask(qwen, request)) for request in requests]
             await waiting(qwen, 5)
-            tasks[2].cancel()
-            tasks[4].cancel()
+            for each in (tasks[2], tasks[4]):
+                each.cancel()
+
+            await asyncio.wait({tasks[2], tasks[4]})
 
         await asyncio.to_thread(begun.wait, 60)
         tasks[3].cancel()
