@@ -102,7 +102,12 @@ class QueryIndex(NamedTuple):
 
     def to(self, device: torch.device) -> "QueryIndex":
         """The same on another device."""
-        return QueryIndex(*(part.to(device) if isinstance(part, torch.Tensor) else part for part in self))
+        return QueryIndex(*(moved(part, device) if isinstance(part, torch.Tensor) else part for part in self))
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same on another device, from the host without waiting for it."""
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu")
 
 
 def index_queries(

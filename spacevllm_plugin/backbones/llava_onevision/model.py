@@ -8,7 +8,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from ...modeling.configuration import GroundingOptions
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout
+from ...modeling.layout import Layout, moved
 from .config import SpaceVLLMLlavaOnevisionConfig
 
 
@@ -32,6 +32,15 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
     }
     per_query_inputs = ("staq_layout", "pixel_values")
 
+    @property
+    def unread_modules(self) -> list[torch.nn.Module]:
+        """See `SpaceVLLMMixin`: what the vision tower has behind the states that are taken from it."""
+        tower, layers = self.model.vision_tower, self.config.vision_feature_layer
+        tower = getattr(tower, "vision_model", tower)
+        states = len(tower.encoder.layers) + 1
+        last = max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
+        return [tower.post_layernorm, *tower.encoder.layers[last:]]
+
     def embed_visual(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -54,11 +63,11 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
                 parts += [pooled[0].permute(1, 2, 0).flatten(0, 1)] + [newline[None]] * last
 
         features = torch.cat(parts).to(inputs_embeds)
-        mask = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+        mask = self._is_visual(input_ids)
         if int(mask.sum()) != features.shape[0]:
             raise ValueError(f"{int(mask.sum())} visual tokens in the prompt but {features.shape[0]} features.")
 
-        return inputs_embeds.masked_scatter(mask[..., None], features), {}
+        return inputs_embeds.masked_scatter(moved(mask, features.device)[..., None], features), {}
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Vision tower and projector: (n, 3, height, width) -> (n, rows, columns, d)."""

@@ -6,7 +6,7 @@ import torch
 from transformers.generation import GenerationMixin
 
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout
+from ...modeling.layout import Layout, moved
 from ...modeling.prefix import Suffixes
 
 
@@ -27,13 +27,14 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
 
         # The tower returns images first, then videos; the sequence may hold them in any order.
         image_mask = input_ids == self.config.image_token_id
-        visual_mask = image_mask | (input_ids == self.config.video_token_id)
+        visual_mask = self._is_visual(input_ids)
         from_image = image_mask[visual_mask]
         if from_image.numel() != features.shape[0]:
             raise ValueError(f"{from_image.numel()} visual tokens in the prompt but {features.shape[0]} features.")
 
         # The place among the features of each visual token: a stable sort brings the images' to the front.
         order = (~from_image).long().argsort(stable=True).argsort()
+        visual_mask, order = (moved(found, inputs_embeds.device) for found in (visual_mask, order))
         features = features.to(inputs_embeds)[order]
         inputs_embeds = inputs_embeds.masked_scatter(visual_mask[..., None], features)
         return inputs_embeds, self.deepstack_inputs(output, visual_mask, order)
@@ -55,8 +56,10 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
             "attention_mask": attention_mask,
             "staq_layout": staq_layout,
         }
-        given = {name: value.to(input_ids.device) for name, value in given.items() if value is not None}
-        positions, self.model.rope_deltas = self.get_rope_index(input_ids, **given)
+        # Counted on the host: upstream asks for values in a loop.
+        given = {name: value.cpu() for name, value in given.items() if value is not None}
+        found = self.get_rope_index(input_ids.cpu(), **given)
+        positions, self.model.rope_deltas = (moved(part, input_ids.device) for part in found)
         return positions
 
     def _prepare_position_ids_for_generation(
