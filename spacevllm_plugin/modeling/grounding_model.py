@@ -232,6 +232,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         pixel_values_videos: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
         video_grid_thw: torch.LongTensor | None = None,
+        media: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_boxes_in_batch: torch.Tensor | int | None = None,
         num_micro_batches: int = 1,
@@ -257,6 +258,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             pixel_values_videos: Videos, as the backbone's processor makes them.
             image_grid_thw: Qwen: patch grid of each image.
             video_grid_thw: Qwen: patch grid of each video.
+            media: (appearances,), where pixels are there once for media that appear several times: the number among those
+                given of each appearance's, in the order in which the backbone's vision tower takes them.
             num_items_in_batch: Supervised tokens of the whole accumulated batch of all ranks; None: of this one.
             num_boxes_in_batch: True boxes of the whole accumulated batch of all ranks; None: of this one.
             num_micro_batches: Calls like this one that the whole accumulated batch of all ranks takes.
@@ -268,6 +271,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             "pixel_values_videos": pixel_values_videos,
             "image_grid_thw": image_grid_thw,
             "video_grid_thw": video_grid_thw,
+            "media": media,
         }
         visual = {name: given[name] for name in self.visual_inputs}
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0

@@ -8,7 +8,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from ...modeling.configuration import GroundingOptions
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout, moved
+from ...modeling.layout import Layout, given_once, moved
 from .config import SpaceVLLMLlavaOnevisionConfig
 
 
@@ -24,7 +24,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
     one_sentence = None
     # Upstream names a layer class that this model does not have, which FSDP refuses.
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
-    visual_inputs = ("pixel_values",)
+    visual_inputs = ("pixel_values", "media")
     # The language model's as 5.5 saved them, and the vision tower's as 5.8 does.
     weight_names = {
         r"^model\.language_model\.model\.": "model.language_model.",
@@ -46,6 +46,9 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`."""
         grids = self._encode(visual["pixel_values"])
+        if visual["media"] is not None:
+            grids = grids[given_once(layout.queries_per_medium(), visual["media"].tolist())[1]]
+
         is_image = (layout.frame_index < 0).tolist()
         is_last = (layout.frame_index == layout.num_frames - 1).tolist()
         newline = self.model.image_newline.to(grids)
@@ -87,7 +90,12 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
         return features.unflatten(1, (side, side))
 
     def prepare_inputs_for_generation(
-        self, *args: Any, staq_layout: torch.Tensor | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        staq_layout: torch.Tensor | None = None,
+        media: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> dict:
         """Keeps the layout in the prefill; upstream drops what it does not know from none of the later steps."""
-        return {**super().prepare_inputs_for_generation(*args, **kwargs), "staq_layout": staq_layout}
+        prepared = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {**prepared, "staq_layout": staq_layout, "media": media}
