@@ -33,9 +33,9 @@ def main() -> None:
         boxes, gradients = {}, {}
 
         def run(name: str) -> None:
-            # Once compiled in place, a module stays so: `disable` calls what it was.
-            forward = torch.compiler.set_stance("force_eager" if name == "eager" else "default")
-            with forward, torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=chosen.half):
+            # Once compiled in place, a module stays so.
+            as_told = torch.compiler.set_stance("force_eager" if name == "eager" else "default")
+            with as_told, torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=chosen.half):
                 output = model(**inputs)
 
             output.loss.backward()

@@ -6,7 +6,7 @@ the supervised positions alone (as `training_step.py`, with one optimizer for al
 number of frames follows one that does not count. Where memory ends, the row says so, and the side
 takes no longer videos.
 
-The table is written anew after each number of frames: what ends the process leaves the others' figures.
+The file is written anew after each number of frames: what ends the process leaves the others' figures.
 """
 
 import gc
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from gpu.asked import write_asked
-from gpu.claims import Setting, command_line, report, setting
+from gpu.claims import Setting, command_line, report, save, setting
 from gpu.measuring import Measurement, Side, measured, rows_of, unless_out_of_memory
 from gpu.sides import ground, lean_loss, plain_side, training_inputs, write
 from gpu.training import adamw, step
@@ -104,11 +104,13 @@ def main() -> None:
             case = KINDS[kind](chosen, max(args.counts))
             for some in rows_by_length(case, videos, chosen):
                 rows += some
-                report(args, "frames", rows)
+                save(args, "frames", rows)
 
             del case
             gc.collect()
             torch.cuda.empty_cache()
+
+    report(args, "frames", rows)
 
 
 if __name__ == "__main__":

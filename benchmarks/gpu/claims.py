@@ -134,8 +134,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **facts: Any) -> None:
-    """Print a table, and write it where `--out` says; may be called again with more rows.
+def save(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **facts: Any) -> None:
+    """Write a table where `--out` says; may be called again with more rows.
 
     Args:
         args: Of `command_line`.
@@ -143,16 +143,20 @@ def report(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **f
         rows: One dictionary each, with the same columns.
         **facts: What is said once for all.
     """
-    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    found = {"claim": claim, "asked": asked, **machine(), "facts": facts, "rows": rows}
     if args.out:
+        asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        found = {"claim": claim, "asked": asked, **machine(), "facts": facts, "rows": rows}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(found, indent=2) + "\n")
 
+
+def report(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **facts: Any) -> None:
+    """`save` a table, and print it."""
+    save(args, claim, rows, **facts)
     lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    said = ", ".join(f"{name.replace('_', ' ')} {cell(value)}" for name, value in facts.items())
-    print(f"{claim}: size {args.size}, {found['device']}" + (f", {said}" if said else ""))
+    said = "".join(f", {name.replace('_', ' ')} {cell(value)}" for name, value in facts.items())
+    print(f"{claim}: size {args.size}, {machine()['device']}{said}")
     for line in lines:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip(), flush=True)
 

@@ -84,6 +84,8 @@ def load_for_grounding(checkpoint: Path, dtype: str, new_tokens: int, **options:
     with torch.device(device()):
         engine = load_engine(str(checkpoint), train_from_scratch=True, infer_dtype=dtype, **options)
 
-    engine.model.to(getattr(torch, dtype))  # from scratch, LLaMA-Factory goes by config.json
+    if engine.model.dtype != getattr(torch, dtype):  # from scratch, LLaMA-Factory goes by config.json
+        engine.model.to(getattr(torch, dtype))
+
     engine.model.generation_config.min_new_tokens = new_tokens
     return engine

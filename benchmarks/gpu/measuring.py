@@ -101,7 +101,7 @@ def rows_of(taken: dict[str, list[Measurement]], base: str, **columns: Any) -> l
     Args:
         taken: What `take_turns` returns.
         base: The side that the others are compared with.
-        **columns: What all rows say beside, behind the side's name.
+        **columns: What all rows say beside, before the side's name.
     """
     summaries = {name: _summary(own) for name, own in taken.items()}
     one = summaries[base]
@@ -112,7 +112,7 @@ def rows_of(taken: dict[str, list[Measurement]], base: str, **columns: Any) -> l
             "ratio": own["seconds"] / one["seconds"] if both else None,
             "peak_ratio": own["peak_gib"] / one["peak_gib"] if both else None,
         }
-        rows.append({"side": name, **columns, **own, **ratios})
+        rows.append({**columns, "side": name, **own, **ratios})
 
     return rows
 
