@@ -21,7 +21,7 @@ CLAIMS = {
     "sentences": (150, "sentences.py --sentences 8 --turns 2"),
     "training_step": (120, "training_step.py --turns 2"),
     "grounding": (120, "grounding.py --turns 2"),
-    "frames": (180, "frames.py --turns 1"),
+    "frames": (200, "frames.py --counts 8 32 128 256 --turns 1"),
     "host_syncs": (100, "host_syncs.py"),
     "compiled_decoder": (100, "compiled_decoder.py"),
 }
