@@ -4,7 +4,7 @@
 what the machine needs: each script in a process of its own; what fails or runs out of its time is recorded, and what it had
 written by then kept. gpu_claims.md has the tables, gpu_claims.json all figures, gpu_claims.log what was printed.
 
-`--dry` takes the same path on a CPU, at the tiny size.
+`--dry` takes the same path on a CPU, with tiny checkpoints.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def plan(wheels: Path | None, work: Path, out: Path, shape: str, only: list[str]
     for name in only:
         limit, told = CLAIMS[name]
         script, *more = told.split()
-        size = "tiny" if dry else SIZES.get(name, "7b")
         figures = out / f"{name}.json"
-        command = [python, f"benchmarks/{script}", *more, "--size", size, "--shape", SHAPE_OF.get(name, shape)]
-        steps.append(Step(name, [*command, "--out", str(figures)], limit, figures))
+        size, own_shape = SIZES.get(name, "7b"), SHAPE_OF.get(name, shape)
+        command = [python, f"benchmarks/{script}", *more, "--size", size, "--shape", own_shape, "--out", str(figures)]
+        steps.append(Step(name, command + ["--dry"] * dry, limit, figures))
 
     return steps
 

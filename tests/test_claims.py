@@ -45,7 +45,7 @@ def test_what_the_gpu_is_told_is_understood(dry, tmp_path, monkeypatch):
         module = SCRIPTS[Path(script).stem]
 
         def understood(args, **more):
-            assert args.size == ("tiny" if dry else gpu_claims.SIZES.get(one.name, "7b"))
+            assert (args.size, args.dry) == (gpu_claims.SIZES.get(one.name, "7b"), dry)
             assert args.shape == gpu_claims.SHAPE_OF.get(one.name, "llava_onevision_7b")
             assert args.out == one.figures
             raise Parsed

@@ -98,6 +98,7 @@ def command_line(doc: str, frames: int = 64, turns: int = 3) -> argparse.Argumen
     parser.add_argument("--frames", type=int, default=frames, help="of a video (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=turns, help="of each side (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="the table as JSON")
+    parser.add_argument("--dry", action="store_true", help="the same path with the backbone's tiny checkpoint")
     return parser
 
 
@@ -114,9 +115,10 @@ def setting(args: argparse.Namespace, vocabulary: bool = False) -> Iterator[Sett
     if vocabulary and shape is SHAPE_100M:
         shape = with_vocabulary(shape)
 
+    tiny = args.dry or args.size == "tiny"
     with tempfile.TemporaryDirectory() as folder:
-        chosen = Setting(args.size, shape, SIDES[args.size], args.frames, args.turns, Path(folder))
-        write_checkpoint(shape, chosen.checkpoint, tiny=args.size == "tiny")
+        chosen = Setting(args.size, shape, SIDES["tiny" if tiny else args.size], args.frames, args.turns, Path(folder))
+        write_checkpoint(shape, chosen.checkpoint, tiny=tiny)
         yield chosen
 
 
@@ -156,7 +158,8 @@ def report(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **f
     lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     said = "".join(f", {name.replace('_', ' ')} {cell(value)}" for name, value in facts.items())
-    print(f"{claim}: size {args.size}, {machine()['device']}{said}")
+    dry = ", dry: the figures mean nothing" * args.dry
+    print(f"{claim}: size {args.size}{dry}, {machine()['device']}{said}")
     for line in lines:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip(), flush=True)
 

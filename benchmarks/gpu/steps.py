@@ -150,7 +150,7 @@ def run_plan(
     parser.add_argument("--out", type=Path, default=WORK, help="where the results go (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=WORK, help="where all else goes (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=budget, help="seconds for all steps (default: %(default)s)")
-    parser.add_argument("--dry", action="store_true", help="the same path on a CPU, at the tiny size")
+    parser.add_argument("--dry", action="store_true", help="the same path on a CPU, with tiny checkpoints")
     args = parser.parse_args()
     patience = DRY_PATIENCE if args.dry else 1
     for name in ("wheels", "out", "work"):
