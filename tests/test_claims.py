@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,6 +115,29 @@ def test_a_claim_runs_and_its_table_is_in_the_report(tmp_path):
     step = {"name": "grounding", "outcome": "ok", "seconds": 1.0, "last_line": "", "figures": found}
     page = report.page({"title": "GPU claims", "dry": True, "steps": [step]})
     assert "| ground | " in page and "prompt tokens" in page
+
+
+def test_a_place_that_waits_is_counted_as_often_as_it_does_in_the_step():
+    listener, shown = host_syncs.Listener(), warnings.showwarning
+
+    def wait():
+        warnings.warn(f"called a {host_syncs.WORD}", stacklevel=1)  # as torch says it, in whoever calls it
+
+    with warnings.catch_warnings():
+        wait()
+        listener.on_step_end(None, SimpleNamespace(global_step=host_syncs.STEPS - 1), None)
+        for _ in range(3):
+            wait()
+
+        with pytest.raises(host_syncs.Heard):
+            listener.on_step_end(None, SimpleNamespace(global_step=host_syncs.STEPS), None)
+
+        wait()
+
+    ((place, line, inner),) = listener.places
+    assert listener.places.total() == 3 and place == inner
+    assert place.startswith("tests/test_claims.py:") and line.startswith("warnings.warn(")
+    assert warnings.showwarning is shown
 
 
 def test_the_plain_side_is_transformers_own_and_the_lean_loss_its_loss(monkeypatch):
