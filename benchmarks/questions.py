@@ -52,16 +52,17 @@ def compare_ground(chosen: Setting, args: argparse.Namespace) -> None:
 
 @contextmanager
 def sharing(engine: Engine, on: bool) -> Iterator[None]:
-    """With `on` false, the room says for a while that its sentences cannot share a prefix."""
-    room, able = type(engine.model), SpaceVLLMMixin.shares_prefixes
+    """With `on` false, the room says for a while that its sentences can share neither a prefix nor the tower's features."""
+    room = type(engine.model)
+    prefixes, inputs = SpaceVLLMMixin.shares_prefixes, room.visual_inputs
     try:
         if not on:
-            room.shares_prefixes = False
+            room.shares_prefixes, room.visual_inputs = False, tuple(name for name in inputs if name != "media")
 
         yield
     finally:
         if not on:
-            room.shares_prefixes = able
+            room.shares_prefixes, room.visual_inputs = prefixes, inputs
 
 
 def compare_predict(chosen: Setting, args: argparse.Namespace) -> None:

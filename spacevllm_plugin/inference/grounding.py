@@ -75,7 +75,7 @@ def sharing(model: Any, prompter: Prompter, items: list[GroundingItem]) -> tuple
     return shared, sorted(set(range(len(items))).difference(*shared))
 
 
-def _padded(prompter: Prompter, items: list[GroundingItem], once: bool) -> dict[str, torch.Tensor]:
+def _padded(prompter: Prompter, items: list[GroundingItem], once: bool = False) -> dict[str, torch.Tensor]:
     pad = prompter.processor.tokenizer.pad_token_id
     length = max(len(item.token_ids) for item in items)
     inputs = {

@@ -28,7 +28,7 @@ class SpaceVLLMInternVLForConditionalGeneration(SpaceVLLMMixin, InternVLForCondi
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`."""
         features = self.model.get_image_features(visual["pixel_values"], return_dict=True).pooler_output
-        if visual["media"] is not None:
+        if visual.get("media") is not None:
             features = features[given_once(layout.queries_per_medium(), visual["media"].tolist())[1]]
 
         features = features.flatten(0, 1)

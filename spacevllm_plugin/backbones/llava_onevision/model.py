@@ -46,7 +46,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`."""
         grids = self._encode(visual["pixel_values"])
-        if visual["media"] is not None:
+        if visual.get("media") is not None:
             grids = grids[given_once(layout.queries_per_medium(), visual["media"].tolist())[1]]
 
         is_image = (layout.frame_index < 0).tolist()

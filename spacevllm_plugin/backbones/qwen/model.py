@@ -22,7 +22,7 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         pixels = [visual[name] for name in ("pixel_values", "pixel_values_videos") if visual[name] is not None]
         grids = torch.cat([visual[name] for name in ("image_grid_thw", "video_grid_thw") if visual[name] is not None])
         tower, places = self.model.visual, None
-        if visual["media"] is not None:
+        if visual.get("media") is not None:
             sizes = grids.prod(dim=-1) // tower.spatial_merge_size**2
             first, places = given_once(sizes.tolist(), visual["media"].tolist())
             grids = grids[first]
