@@ -5,7 +5,6 @@ Making one may mean reading a whole file; a worker process lives for an epoch at
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from threading import Lock
 
 import numpy as np
 
+from ..storage import absolute
 from ..timeline import Timeline
 from .index import Identity, Index, identity, make_index
 from .source import VideoInfo
@@ -98,7 +98,7 @@ def _size(index: Index) -> int:
 
 def _place(path: str, folder: str) -> Path:
     """One place for each path, so that the index of a changed file replaces the old one."""
-    name = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()
+    name = hashlib.sha256(absolute(path).encode("utf-8", "surrogateescape")).hexdigest()
     return Path(folder, name[:2], f"{name}.npz")
 
 
