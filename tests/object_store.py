@@ -12,10 +12,14 @@ from collections import namedtuple
 from contextlib import contextmanager
 
 
-LOG = "/_log"
+LOG, DIE = "/_log", "/_die/"
 Request = namedtuple("Request", "method path range bytes")
 # What every process that shall reach it needs; no other storage is reached by these.
-KEYS = {"AWS_ACCESS_KEY_ID": "public-id", "AWS_SECRET_ACCESS_KEY": "very-secret-key", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "public-id",
+    "AWS_SECRET_ACCESS_KEY": "very-secret-key",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 def serve(port):
@@ -27,8 +31,20 @@ def serve(port):
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store, log, lock = DomainDispatcherApplication(create_backend_app), [], Lock()
+    left = []
 
     def counting(environ, start_response):
+        if environ["PATH_INFO"].startswith(DIE):
+            left[:] = [int(environ["PATH_INFO"].removeprefix(DIE))]
+            start_response("204 No Content", [])
+            return []
+
+        if left and environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] != LOG:
+            with lock:
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(1)
+
         if environ["PATH_INFO"] == LOG:
             with lock:
                 body = json.dumps(log).encode()
@@ -78,6 +94,14 @@ class Store:
         """What a network's hole looks like from here."""
         self._process.kill()
         self._process.wait()
+
+    def die_after(self, reads):
+        """Let it die by itself, in the middle of the read that comes after so many others."""
+        urllib.request.urlopen(f"{self.url}{DIE}{reads}").read()
+
+    @property
+    def is_dead(self):
+        return self._process.poll() is not None
 
     def put(self, address, body):
         """Put bytes, or a file, at an address."""

@@ -15,7 +15,8 @@ from threading import Lock
 
 import numpy as np
 
-from ..storage import absolute
+from ..media_cache import media_cache
+from ..storage import absolute, is_remote
 from ..timeline import Timeline
 from .index import Identity, Index, identity, make_index
 from .source import VideoInfo
@@ -70,7 +71,8 @@ def index_of(path: str, folder: str | None = None) -> Index:
 
     Args:
         path: The file.
-        folder: Where indexes are kept on disk, if at all; made if it does not exist.
+        folder: Where indexes are kept on disk, if at all; made if it does not exist. Those of remote files are kept in
+            their cache where there is one and no other folder is given.
 
     Raises:
         MediaError: The file cannot be used.
@@ -78,6 +80,7 @@ def index_of(path: str, folder: str | None = None) -> Index:
     key = identity(path)
     index = recent.get(key)
     if index is None:
+        folder = folder or _of_remote(path)
         kept = _place(path, folder) if folder else None
         index = _load(kept, key) if kept else None
         if index is None:
@@ -89,6 +92,11 @@ def index_of(path: str, folder: str | None = None) -> Index:
         recent.put(key, index)
 
     return index
+
+
+def _of_remote(path: str) -> str | None:
+    cache = media_cache() if is_remote(path) else None
+    return cache.indexes if cache is not None else None
 
 
 def _size(index: Index) -> int:
