@@ -152,7 +152,9 @@ def look(paths: Iterable[str]) -> None:
         with suppress(FileNotFoundError):
             stat(path)
 
-    if single:
+    if len(single) == 1:
+        ask(single[0])
+    elif single:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             list(pool.map(ask, single))
 

@@ -229,7 +229,9 @@ def install(module: ModuleType) -> None:
 
     @wraps(load_dataset)
     def _load_dataset(path, data_files=None, **kwargs):
-        data_files = [path] if is_remote(path) else data_files
+        if is_remote(path):
+            path, data_files = module.FILEEXT2TYPE.get(path.rpartition(".")[2], path), [path]
+
         if _formatting.get() == FORMATTING and data_files and all(file.endswith(".jsonl") for file in data_files):
             return load_lines(data_files, kwargs["split"], kwargs["cache_dir"], kwargs["num_proc"])
 
