@@ -18,7 +18,7 @@ from runs import arguments, largest_difference, train, weights, write_data
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.integration import compatibility
-from spacevllm_plugin.integration.ray import PACKAGE_PATH, cpus_for_each, install, template_of
+from spacevllm_plugin.integration import ray as hook
 
 
 ROOT = Path(__file__).parents[1]
@@ -39,12 +39,12 @@ TUNER = "llamafactory.train.tuner"
     ],
 )
 def test_workers_get_what_the_nodes_have(nodes, device, workers, cpus):
-    assert cpus_for_each(nodes, device, workers) == cpus
+    assert hook.cpus_for_each(nodes, device, workers) == cpus
 
 
 def test_more_workers_than_there_is_room_for_is_said_at_once():
     with pytest.raises(ValueError, match="no room for 5 workers .* 8 GPU, 4 CPU; 0 GPU, 16 CPU"):
-        cpus_for_each([{"CPU": 4, "GPU": 8}, {"CPU": 16}], "GPU", 5)
+        hook.cpus_for_each([{"CPU": 4, "GPU": 8}, {"CPU": 16}], "GPU", 5)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_more_workers_than_there_is_room_for_is_said_at_once():
     ],
 )
 def test_the_template_is_found_in_recipes_and_command_lines(args, template):
-    assert template_of(args) == template
+    assert hook.template_of(args) == template
 
 
 def other_tuner(folder, text):
@@ -96,11 +96,11 @@ def _ray_training_function(ray_args: object, config):
 def test_a_llamafactory_that_does_it_otherwise_is_left_alone(tmp_path, old, new):
     module = other_tuner(tmp_path, AS_IT_IS)
     before = module._ray_training_function
-    install(module)
+    hook.install(module)
     assert module._ray_training_function is not before
     module = other_tuner(tmp_path, AS_IT_IS.replace(old, new))
     before = module._ray_training_function
-    install(module)
+    hook.install(module)
     assert module._ray_training_function is before
 
 
@@ -111,6 +111,29 @@ def test_the_installed_llamafactory_is_one_that_we_mend():
         pytest.skip("extra `ray`")
 
     assert compatibility.still_does(tuner) and hasattr(tuner._ray_training_function, "__wrapped__")
+
+
+def test_a_driver_without_gpus_reserves_the_clusters(monkeypatch):
+    """On the head of a cluster whose GPUs are on another node: there the workers meet, not here."""
+    ray = pytest.importorskip("ray")
+    from llamafactory.train import tuner
+
+    head = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 64.0}}
+    node = {"NodeID": "b", "NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 8.0, "GPU": 2.0}}
+    asked = []
+    monkeypatch.setattr(hook, "_alive", lambda: [head, node])
+    monkeypatch.setattr(ray.util, "placement_group", lambda bundles, strategy: asked.extend(bundles))
+    monkeypatch.setattr(ray.util, "placement_group_table", lambda group: {"bundles_to_node_id": {0: "b", 1: "b"}})
+    placement = hook.Placement(tuner, 2)
+    _, bundle = placement.get_placement_group(64)
+    assert asked == [bundle, bundle] and bundle == {"CPU": 4, "GPU": 1}
+    common = {"placement_group": None, "world_size": 2, "master_addr": "10.0.0.1", "master_port": "1"}
+    for rank in (0, 1):
+        config = placement.get_ray_remote_config_for_worker(rank=rank, bundle_idx=1 - rank, env={"A": "b"}, **common)
+        assert (config["num_cpus"], config["num_gpus"]) == (4, 1)
+        told = config["runtime_env"]["env_vars"]
+        assert told["MASTER_ADDR"] == "10.0.0.2" and told["RANK"] == str(rank) and told["A"] == "b"
+        assert Path(told[hook.PACKAGE_PATH], "spacevllm_plugin") == Path(hook.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +164,7 @@ def test_workers_import_the_package_that_they_are_told(python, shadow):
     code = "import spacevllm_plugin, sys; print(spacevllm_plugin.__file__, sys.path.count(sys.argv[1]))"
 
     def found(told):
-        env = {**os.environ, "PYTHONPATH": str(shadow), PACKAGE_PATH: told}
+        env = {**os.environ, "PYTHONPATH": str(shadow), hook.PACKAGE_PATH: told}
         said = subprocess.run([python, "-c", code, told], env=env, capture_output=True, text=True, check=True)
         return said.stdout.split()
 

@@ -93,7 +93,7 @@ class Placement:
         Raises:
             ValueError: The cluster has not so much.
         """
-        from ray.util.placement_group import placement_group
+        from ray.util import placement_group
 
         nodes = [node["Resources"] for node in _alive()]
         self.device = self._tuner.get_device_name().upper()
@@ -116,9 +116,8 @@ class Placement:
             self.address = next(other["NodeManagerAddress"] for other in _alive() if other["NodeID"] == node)
             self._tuner.logger.info(f"The workers meet at {self.address}.")
 
-        env = {**env, PACKAGE_PATH: str(Path(__file__).parents[2])}
-        others |= {"placement_group": placement_group, "bundle_idx": bundle_idx, "rank": rank, "env": env}
-        config = self._stock_config(**{**others, "master_addr": self.address})
+        others |= {"master_addr": self.address, "env": {**env, PACKAGE_PATH: str(Path(__file__).parents[2])}}
+        config = self._stock_config(placement_group=placement_group, bundle_idx=bundle_idx, rank=rank, **others)
         config["num_cpus"] = self.cpus
         if self.device == "GPU":
             config["num_gpus"] = 1
