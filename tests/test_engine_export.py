@@ -1,0 +1,143 @@
+"""An export for engines: the stock classes of transformers, with our sidecar, give the boxes and texts that our own do."""
+
+import pytest
+import torch
+from conftest import BACKBONES, collate, prompt, run
+from stock_engine import StockEngine
+
+from spacevllm_plugin.backbones import registry
+from spacevllm_plugin.data.video import MediaError
+from spacevllm_plugin.inference.grounding import greedy_options
+from spacevllm_plugin.integration.engine_loader import load_engine
+from spacevllm_plugin.serving.description import SIDECAR, EngineExport
+from spacevllm_plugin.serving.export import ExportError, write_export
+from spacevllm_plugin.serving.prompt import make_prompt, read_media
+from spacevllm_plugin.serving.sidecar import Sidecar, States
+
+
+ALLOWED = [name for name in BACKBONES if registry.get(name).not_for_engines is None]
+SAME = {"atol": 1e-4, "rtol": 0}
+
+
+@pytest.fixture(scope="module")
+def exported(make_engine, tmp_path_factory):
+    """`exported(backbone, **arguments)`: our engine, the export's folder, the stock engine and the sidecar."""
+    done = {}
+
+    def export(backbone, **arguments):
+        key = (backbone, *sorted(arguments.items()))
+        if key not in done:
+            engine = make_engine(backbone, **arguments)
+            folder = tmp_path_factory.mktemp(f"export_{backbone}")
+            described = write_export(engine, folder)
+            assert EngineExport.read(folder) == described
+            sidecar = Sidecar(load_engine(str(folder / SIDECAR), infer_dtype="float32"), described)
+            done[key] = (engine, folder, StockEngine(folder), sidecar)
+
+        return done[key]
+
+    return export
+
+
+def asked(stock, written):
+    """What an engine does with a prompt of ours."""
+    return stock.inputs(written.token_ids, [(picture.embeds, picture.grid) for picture in written.pictures])
+
+
+@pytest.mark.parametrize("backbone", ALLOWED)
+def test_boxes_of_the_stock_class_are_ours(exported, prompts, backbone):
+    engine, _, stock, sidecar = exported(backbone, presence_head=True)
+    for name, item in prompts(engine).items():
+        expected = run(engine, collate(engine, [item]))
+        written = sidecar.prompt(item)
+        layers, raw = stock.states(asked(stock, written))
+        if name == "text":
+            assert written.pictures == [] and sidecar.decode(written, States(layers[-1], normed=True)) is None
+            continue
+
+        # As SGLang tells them, and as vLLM does.
+        earlier = layers[sidecar.export.presence_layer]
+        for states in (States(layers[-1], True, earlier), States(raw, False, earlier)):
+            found = sidecar.decode(written, states)
+            assert torch.allclose(found.boxes, expected.boxes, **SAME)
+            assert torch.allclose(found.presence, expected.presence, **SAME)
+
+        # The boxes hang on the states: those of the tokens one further give others.
+        wrong = sidecar.decode(written, States(layers[-1].roll(1, 0), True, earlier))
+        assert not torch.allclose(wrong.boxes, expected.boxes, **SAME)
+
+
+@pytest.mark.parametrize("backbone", [name for name in ALLOWED if registry.get(name).mrope])
+def test_so_are_those_of_the_stock_class_with_its_own_tower_and_positions(exported, prompts, backbone):
+    """Nothing replaced: token ids, pixels and grids of a video, and what tells a video's tokens from an image's."""
+    engine, _, stock, sidecar = exported(backbone, presence_head=True)
+    for name in ("video", "image", "mixed", "turns"):
+        item = prompts(engine)[name]
+        media = read_media(engine, item)
+        written = make_prompt(engine, sidecar.export, item, media)
+        stock.model.model.__dict__.pop("get_image_features", None)
+        ours, theirs = torch.tensor([item.token_ids]), torch.tensor([written.token_ids])
+        ids = torch.where(written.is_visual, ours, theirs)
+        config = engine.model.config
+        types = (ids == config.image_token_id) + 2 * (ids == config.video_token_id)
+        visual = {key: value for key, value in media.items() if key != "staq_layout"}
+        layers, _ = stock.states({"input_ids": ids, "mm_token_type_ids": types, **visual})
+        found = sidecar.decode(written, States(layers[-1], True, layers[sidecar.export.presence_layer]))
+        assert torch.allclose(found.boxes, run(engine, collate(engine, [item])).boxes, **SAME)
+
+
+@pytest.mark.parametrize("backbone", ALLOWED)
+def test_greedy_texts_are_ours_though_the_queries_are_in_the_vocabulary(exported, prompts, backbone):
+    engine, _, stock, sidecar = exported(backbone, presence_head=True)
+    assert engine.model.lm_head.weight is engine.model.get_input_embeddings().weight  # tied: the hard case
+    assert not stock.model.lm_head.weight[sidecar.export.queries.all].any()
+    options = greedy_options(engine.processor.tokenizer, 12)
+    for item in prompts(engine).values():
+        inputs = collate(engine, [item])
+        ours = engine.model.generate(**inputs, **options)[0, len(item.token_ids) :].tolist()
+        written = sidecar.prompt(item)
+        assert stock.generate(asked(stock, written), sidecar.export.suppressed, 12) == ours
+
+
+@pytest.mark.parametrize("backbone", ALLOWED)
+def test_what_the_engine_reads_is_a_plain_checkpoint(exported, backbone):
+    engine, folder, stock, sidecar = exported(backbone, presence_head=True)
+    assert stock.model.config.model_type == backbone
+    assert not any("staq" in key or key in ("grounding", "preprocessing") for key in stock.model.config.to_dict())
+    queries = sidecar.export.queries
+    assert len({*queries.all}) == 65 and not set(queries.all) & set(engine.processor.tokenizer.get_vocab().values())
+    tokens = [f"<|staq_{i}|>" for i in range(64)]
+    assert stock.tokenizer.encode("".join(tokens), add_special_tokens=False) == queries.frames
+    # The sidecar has the tower and the heads, and no vocabulary.
+    ours = sidecar.engine.model
+    assert len(ours.model.language_model.layers) == 0 and ours.get_input_embeddings().weight.shape[0] == 1
+
+
+def test_qwen2_5_vl_is_refused(make_engine, tmp_path):
+    with pytest.raises(ExportError, match="real seconds") as error:
+        write_export(make_engine("qwen2_5_vl"), tmp_path)
+
+    assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
+
+
+def test_more_frames_than_queries_have_tokens_at_the_limit_alone(exported, media):
+    """Interpolated queries cannot be looked up: those of the longest video are written out, others are refused."""
+    engine, _, stock, sidecar = exported("llava_onevision", staq_num_queries=2, video_maxlen=5)
+    assert len(sidecar.export.queries.crowded) == 5
+    item = prompt(engine, "<video>Where?", videos=[media["five"]])
+    written = sidecar.prompt(item)
+    layers, _ = stock.states(asked(stock, written))
+    found = sidecar.decode(written, States(layers[-1], True))
+    assert torch.allclose(found.boxes, run(engine, collate(engine, [item])).boxes, **SAME)
+    with pytest.raises(MediaError, match="takes 3 queries, and this export has tokens for up to 2, or 5"):
+        sidecar.prompt(prompt(engine, "<video>Where?", videos=[media["frames"]]))
+
+
+def test_without_what_the_presence_head_reads_there_are_boxes_all_the_same(exported, prompts):
+    engine, folder, stock, sidecar = exported("qwen3_vl", presence_head=True)
+    quiet = Sidecar(load_engine(str(folder / SIDECAR), infer_dtype="float32"), sidecar.export, presence=False)
+    written = quiet.prompt(prompts(engine)["video"])
+    layers, _ = stock.states(asked(stock, written))
+    found = quiet.decode(written, States(layers[-1], True))
+    expected = sidecar.decode(written, States(layers[-1], True, layers[3]))
+    assert found.presence is None and torch.equal(found.boxes, expected.boxes)
