@@ -3,9 +3,11 @@
 import pytest
 import torch
 from conftest import BACKBONES, collate, prompt, run
+from safetensors import safe_open
 from stock_engine import StockEngine
 
 from spacevllm_plugin.backbones import registry
+from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.video import MediaError
 from spacevllm_plugin.inference.grounding import greedy_options
 from spacevllm_plugin.integration.engine_loader import load_engine
@@ -113,6 +115,18 @@ def test_what_the_engine_reads_is_a_plain_checkpoint(exported, backbone):
     assert len(ours.model.language_model.layers) == 0 and ours.get_input_embeddings().weight.shape[0] == 1
 
 
+def test_experts_lie_in_the_file_as_on_the_hub(exported):
+    """Where engines look for them: transposed, which nothing but the shape would tell."""
+    engine, folder, _, _ = exported("qwen3_vl_moe", presence_head=True)
+    ours = engine.model.state_dict()
+    (file,) = folder.glob("*.safetensors")
+    with safe_open(file, "pt") as weights:
+        names = [name for name in weights.keys() if "experts" in name]  # noqa: SIM118
+        assert len(names) == 8 and not any("staq" in name or "space_decoder" in name for name in weights.keys())  # noqa: SIM118
+        for name in names:
+            assert torch.equal(weights.get_tensor(name), ours[name].transpose(1, 2))
+
+
 def test_qwen2_5_vl_is_refused(make_engine, tmp_path):
     with pytest.raises(ExportError, match="real seconds") as error:
         write_export(make_engine("qwen2_5_vl"), tmp_path)
@@ -141,3 +155,22 @@ def test_without_what_the_presence_head_reads_there_are_boxes_all_the_same(expor
     found = quiet.decode(written, States(layers[-1], True))
     expected = sidecar.decode(written, States(layers[-1], True, layers[3]))
     assert found.presence is None and torch.equal(found.boxes, expected.boxes)
+
+
+def test_the_command_writes_what_the_class_reads(tiny_base, tmp_path, capsys):
+    arguments = ["--model", str(tiny_base("qwen3_vl")), "--arg", "infer_dtype=float32", "--out", str(tmp_path / "out")]
+    assert main(["export", *arguments]) == 2
+    assert "say --for-engine" in capsys.readouterr().err
+    assert main(["export", *arguments, "--for-engine"]) == 0
+    assert f"wrote {tmp_path / 'out'} for engines: qwen3_vl, videos of up to 64 queries" in capsys.readouterr().out
+    assert not [file for file in (tmp_path / "out").iterdir() if file.name.startswith(".")]
+    StockEngine(tmp_path / "out")
+    assert main(["export", *arguments, "--for-engine"]) == 2
+    assert "the folder is not empty" in capsys.readouterr().err
+
+
+def test_the_command_refuses_in_one_line(tiny_base, tmp_path, capsys):
+    arguments = ["--model", str(tiny_base("qwen2_5_vl")), "--out", str(tmp_path / "out"), "--for-engine"]
+    assert main(["export", *arguments]) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("spacevllm-cli export: Qwen2.5-VL") and "real seconds" in line

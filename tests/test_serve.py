@@ -5,6 +5,7 @@ import base64
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -337,9 +338,10 @@ def gone(pid):
 
 @pytest.mark.skipif(os.name != "posix", reason="a script with a first line")
 def test_serve_starts_its_engine_and_ends_it(export, tmp_path, video):
-    from browser.conftest import free_port
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
 
-    port = free_port()
     command = [sys.executable, "-m", "spacevllm_plugin.cli.main", "serve", str(export), "--engine", "vllm"]
     command += ["--engine-python", fake_python(tmp_path), "--port", str(port), "--arg", "infer_dtype=float32"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

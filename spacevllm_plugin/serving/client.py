@@ -1,9 +1,9 @@
 """How an engine is asked over HTTP, whichever it is."""
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,9 +120,12 @@ class EngineClient(ABC):
             return False
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        # Of embeddings in a request there may be a hundred megabytes: others must not wait for it.
+        content = await asyncio.to_thread(json.dumps, body)
+        headers = {"Content-Type": "application/json"}
         try:
             async with self._client(self.timeout) as client:
-                reply = await client.post(f"{self.url}{path}", json=body)
+                reply = await client.post(f"{self.url}{path}", content=content, headers=headers)
         except httpx.TimeoutException:
             raise self._error(f"no answer within {self.timeout:g} s") from None
         except httpx.HTTPError as err:
@@ -132,9 +135,9 @@ class EngineClient(ABC):
             raise self._error(f"answered {reply.status_code}: {' '.join(reply.text.split())[:300]}")
 
         try:
-            # Of states in JSON there may be half a gigabyte: others must not wait for it.
+            # And of states in an answer.
             answer = await asyncio.to_thread(reply.json)
-        except (JSONDecodeError, UnicodeDecodeError):
+        except (json.JSONDecodeError, UnicodeDecodeError):
             answer = None
 
         if not isinstance(answer, dict):

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightConverter
+from transformers.core_model_loading import Transpose, WeightConverter
 
 from ..backbones.spec import BackboneSpec
 from ..backbones.upgrade import spec_of
 from ..inference.engine import Engine
-from ..modeling.grounding_model import is_head
+from ..modeling.grounding_model import SpaceVLLMMixin, is_head
 from .description import CHAT_TEMPLATE, SIDECAR, EngineExport
 from .vocabulary import QueryVocabulary
 
@@ -41,20 +42,22 @@ def write_export(engine: Engine, out: Path) -> EngineExport:
         out: A folder, there already.
 
     Raises:
-        ExportError: Its backbone cannot be run by a stock class.
+        ExportError: Its backbone cannot be run by a stock class, or it is quantised.
     """
     model, processor = engine.model, engine.processor
     spec = spec_of(model.config.model_type, "the model")
     if spec.not_for_engines:
         raise ExportError(f"{spec.title} cannot be exported for engines: {spec.not_for_engines}")
 
-    heads = model.config.get_text_config()
+    if not isinstance(model, SpaceVLLMMixin) or getattr(model.config, "quantization_config", None):
+        raise ExportError("a quantised model, or an adapter on one, cannot be exported: name the base as it was")
+
     whole = copy.copy(processor)
     whole.tokenizer = copy.deepcopy(processor.tokenizer)
     most = -(-engine.prompter.options.video_maxlen // engine.prompter.temporal_patch_size)
     queries = QueryVocabulary.add_to(whole.tokenizer, model.staq_embedding.num_embeddings - 1, most)
 
-    _stock(model, spec, queries).save_pretrained(out)
+    _write_stock(model, spec, queries, out)
     whole.save_pretrained(out)
     (out / CHAT_TEMPLATE).write_text(TEMPLATE.replace("PICTURE", spec.image_token), encoding="utf-8")
     _sidecar(model).save_pretrained(out / SIDECAR)
@@ -64,7 +67,7 @@ def write_export(engine: Engine, out: Path) -> EngineExport:
         queries=queries,
         picture_token=model.visual_token_ids[0],
         suppressed=[*queries.all, model.config.staq_token_id, *model.visual_token_ids],
-        num_layers=heads.num_hidden_layers,
+        num_layers=model.config.get_text_config().num_hidden_layers,
         presence_layer=model.presence_layer,
         merge_size=processor.image_processor.merge_size if spec.mrope else None,
     )
@@ -72,8 +75,8 @@ def write_export(engine: Engine, out: Path) -> EngineExport:
     return described
 
 
-def _stock(model: Any, spec: BackboneSpec, queries: QueryVocabulary) -> PreTrainedModel:
-    """The backbone's own class with our weights, the queries among its vocabulary."""
+def _write_stock(model: Any, spec: BackboneSpec, queries: QueryVocabulary, out: Path) -> None:
+    """A checkpoint of the backbone's own class with our weights, the queries among its vocabulary."""
     weights = {name: value for name, value in model.state_dict().items() if not is_head(name)}
     rows = queries.rows(model.staq_embedding)
     embedding = next(name for name in weights if name.endswith(VOCABULARY[0]))
@@ -85,16 +88,30 @@ def _stock(model: Any, spec: BackboneSpec, queries: QueryVocabulary) -> PreTrain
     weights["lm_head.weight"] = _with_rows(model.lm_head.weight, size, queries.all, torch.zeros_like(rows))
     weights[embedding] = _with_rows(weights[embedding], size, queries.all, rows)
     config = _stock_config(model.config, spec, size)
-    with torch.device("meta"):
-        stock = _from_transformers(spec.model_class)(config)
+    config.architectures = [_from_transformers(spec.model_class).__name__]
+    config.save_pretrained(out)
+    model.generation_config.save_pretrained(out)
+    # Not by transformers, whose releases differ in which older names they bring back, of whichever checkpoints.
+    save_torch_state_dict(_as_on_the_hub(weights, spec), out, filename_pattern="model{suffix}.safetensors")
 
-    stock.load_state_dict(weights, assign=True)
-    stock.generation_config = copy.deepcopy(model.generation_config)
-    # Engines read the layout of the hub. That of weights is transformers' to know; of the older names it brings back when
-    # saving, some are those of other checkpoints, and engines know the newer ones, too.
-    conversions = get_checkpoint_conversion_mapping(spec.name) or []
-    stock._weight_conversions = [kind for kind in conversions if isinstance(kind, WeightConverter)]
-    return stock
+
+def _as_on_the_hub(weights: dict[str, torch.Tensor], spec: BackboneSpec) -> dict[str, torch.Tensor]:
+    """Weights in the layout of the hub's checkpoints, which engines read; transformers keeps some transposed."""
+    kinds = [kind for kind in get_checkpoint_conversion_mapping(spec.name) or [] if isinstance(kind, WeightConverter)]
+    turned = [
+        (pattern, operation)
+        for kind in kinds
+        for operation in kind.operations
+        if isinstance(operation, Transpose)
+        for pattern in kind.target_patterns
+    ]
+    hub = dict(weights)
+    for name, value in weights.items():
+        for pattern, operation in turned:
+            if pattern in name:
+                hub[name] = value.transpose(operation.dim0, operation.dim1).contiguous()
+
+    return hub
 
 
 def _stock_config(config: PreTrainedConfig, spec: BackboneSpec, vocab_size: int) -> PreTrainedConfig:
