@@ -35,7 +35,7 @@ class TextPart(Strict):
 
 class ImageEmbedsPart(Strict):
     type: Literal["image_embeds"]
-    image_embeds: str | dict[str, str]
+    image_embeds: dict[Literal["image_embeds", "image_grid_thw"], str]
 
 
 class Message(Strict):
@@ -106,9 +106,8 @@ class Stub:
         text = Environment().from_string(template).render(messages=messages, add_generation_prompt=True)
         pictures = []
         for part in (part for message in asked.messages for part in message.content if part.type == "image_embeds"):
-            given = part.image_embeds if isinstance(part.image_embeds, dict) else {"image_embeds": part.image_embeds}
-            grid = loaded(given["image_grid_thw"]).tolist() if "image_grid_thw" in given else None
-            pictures.append((loaded(given["image_embeds"]), grid))
+            given = {name: loaded(text) for name, text in part.image_embeds.items()}
+            pictures.append((given["image_embeds"], given["image_grid_thw"].tolist()))
 
         token_ids, left = [], iter(pictures)
         picture_token = self.stock.model.config.image_token_id

@@ -289,6 +289,15 @@ def test_an_engine_that_is_not_installed_is_named(export, engine, capsys):
     assert f"is not installed for {sys.executable}: `pip install {engine}`" in said and said.count("\n") == 1
 
 
+@EACH
+def test_backbones_that_an_engine_is_not_known_to_serve_are_refused(export, engine, tmp_path, capsys):
+    described = EngineExport.read(export).model_copy(update={"backbone": "internvl", "merge_size": None})
+    described.write(tmp_path)
+    assert main(["serve", str(tmp_path), "--engine", engine]) == 1
+    said = capsys.readouterr().err
+    assert "of the Qwen-VL family" in said and said.endswith("this is internvl\n")
+
+
 def test_what_is_no_export_is_said(tmp_path, capsys):
     assert main(["serve", str(tmp_path), "--engine", "vllm"]) == 1
     assert "is no export for engines: it holds no spacevllm.json" in capsys.readouterr().err

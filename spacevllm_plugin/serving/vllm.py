@@ -62,6 +62,16 @@ class VLLM(EngineClient):
         self.mark = self.tokenizer.convert_ids_to_tokens(self.export.picture_token)
 
     @staticmethod
+    def find_problem(export: EngineExport) -> str | None:
+        """See `EngineClient`."""
+        if export.merge_size is None:
+            return (
+                f"vLLM hands out states of the Qwen-VL family's language models alone, and this is {export.backbone}"
+            )
+
+        return None
+
+    @staticmethod
     def layers(export: EngineExport) -> list[int]:
         """Whose inputs the engine hands out; the number of layers stands for the last one's output, before the norm."""
         earlier = [] if export.presence_layer is None else [export.presence_layer]
@@ -198,13 +208,9 @@ def _patience(seconds: float) -> Any:
         time.sleep(POLL)
 
 
-def _embeds(picture: Picture) -> dict[str, str] | str:
+def _embeds(picture: Picture) -> dict[str, str]:
     """A picture as the documentation of vLLM has it: base64 of `torch.save`."""
-    embeds = _saved(picture.embeds)
-    if picture.grid is None:
-        return embeds
-
-    return {"image_embeds": embeds, "image_grid_thw": _saved(torch.tensor(picture.grid))}
+    return {"image_embeds": _saved(picture.embeds), "image_grid_thw": _saved(torch.tensor(picture.grid))}
 
 
 def _saved(tensor: torch.Tensor) -> str:
