@@ -57,7 +57,7 @@ def write_export(engine: Engine, out: Path) -> EngineExport:
     most = -(-engine.prompter.options.video_maxlen // engine.prompter.temporal_patch_size)
     queries = QueryVocabulary.add_to(whole.tokenizer, model.staq_embedding.num_embeddings - 1, most)
 
-    _write_stock(model, spec, queries, out)
+    added = _write_stock(model, spec, queries, out)
     whole.save_pretrained(out)
     (out / CHAT_TEMPLATE).write_text(TEMPLATE.replace("PICTURE", spec.image_token), encoding="utf-8")
     _sidecar(model).save_pretrained(out / SIDECAR)
@@ -66,7 +66,7 @@ def write_export(engine: Engine, out: Path) -> EngineExport:
         backbone=spec.name,
         queries=queries,
         picture_token=model.visual_token_ids[0],
-        suppressed=[*queries.all, model.config.staq_token_id, *model.visual_token_ids],
+        suppressed=sorted({*queries.all, model.config.staq_token_id, *model.visual_token_ids, *added}),
         num_layers=model.config.get_text_config().num_hidden_layers,
         presence_layer=model.presence_layer,
         merge_size=processor.image_processor.merge_size if spec.mrope else None,
@@ -75,8 +75,8 @@ def write_export(engine: Engine, out: Path) -> EngineExport:
     return described
 
 
-def _write_stock(model: Any, spec: BackboneSpec, queries: QueryVocabulary, out: Path) -> None:
-    """A checkpoint of the backbone's own class with our weights, the queries among its vocabulary."""
+def _write_stock(model: Any, spec: BackboneSpec, queries: QueryVocabulary, out: Path) -> range:
+    """A checkpoint of the backbone's own class with our weights, the queries among its vocabulary; the ids it has more."""
     weights = {name: value for name, value in model.state_dict().items() if not is_head(name)}
     rows = queries.rows(model.staq_embedding)
     embedding = next(name for name in weights if name.endswith(VOCABULARY[0]))
@@ -93,6 +93,7 @@ def _write_stock(model: Any, spec: BackboneSpec, queries: QueryVocabulary, out: 
     model.generation_config.save_pretrained(out)
     # Not by transformers, whose releases differ in which older names they bring back, of whichever checkpoints.
     save_torch_state_dict(_as_on_the_hub(weights, spec), out, filename_pattern="model{suffix}.safetensors")
+    return range(len(model.lm_head.weight), size)
 
 
 def _as_on_the_hub(weights: dict[str, torch.Tensor], spec: BackboneSpec) -> dict[str, torch.Tensor]:

@@ -89,8 +89,7 @@ def make_prompt(
     """
     model: Any = engine.model
     ids = torch.tensor([item.token_ids])
-    is_query = ids == model.config.staq_token_id
-    is_visual = torch.isin(ids, torch.tensor(model.visual_token_ids))
+    is_query, is_visual = model._is_query(ids), model._is_visual(ids)
     if not media:
         return EnginePrompt(item.token_ids, [], is_query, is_visual, None)
 
@@ -102,9 +101,7 @@ def make_prompt(
     width = model.config.get_text_config().hidden_size
     nothing = torch.zeros(*ids.shape, width, dtype=model.dtype, device=model.device)
     columns = Layout.unpack(layout)
-    embeds, further = model.embed_visual(
-        ids.to(model.device), nothing, Layout(*(column.to(model.device) for column in columns)), **visual
-    )
+    embeds, further = model.embed_visual(ids, nothing, columns, **visual)
     features = torch.cat([embeds[0, is_visual[0]], *further.get("deepstack_visual_embeds", ())], dim=-1).cpu()
 
     # Each query closes the picture before it.
