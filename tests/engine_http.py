@@ -8,7 +8,6 @@ import base64
 import fcntl
 import io
 import json
-import re
 import threading
 import time
 from contextlib import contextmanager
@@ -68,6 +67,14 @@ class Generate(Strict):
     sampling_params: SamplingParams
     return_hidden_states: bool
     image_data: list[dict[str, Any]] | None = None
+
+
+# Faults that are there before anything is computed.
+ANSWERS = {
+    "refused": (400, b'{"object": "error",\n "message": "This model\'s maximum context length is 8"}'),
+    "no JSON": (200, b"<html>"),
+    "other JSON": (200, b'{"text": "x"}'),
+}
 
 
 def loaded(text):
@@ -137,7 +144,12 @@ class Stub:
             if self.fault != "lock kept":
                 lock.close()
 
-        threading.Thread(target=write, daemon=True).start()
+        if self.fault == "no states":  # as one that was started without the connector
+            lock.close()
+            Path(path + ".lock").unlink()
+        else:
+            threading.Thread(target=write, daemon=True).start()
+
         return {
             "id": "chatcmpl-1",
             "object": "chat.completion",
@@ -197,18 +209,12 @@ def served(stub, port=0):
                 stub.released.wait(60)
                 return
 
-            status, data = 200, None
-            try:
-                data = json.dumps(stub.reply(self.path, body)).encode()
-            except Exception as err:
-                status, data = 500, json.dumps({"error": {"message": re.sub(r"\s+", "\n", str(err))}}).encode()
-
-            if stub.fault == "refused":
-                status, data = 400, b'{"object": "error",\n "message": "This model\'s maximum context length is 8"}'
-            elif stub.fault == "no JSON":
-                data = b"<html>"
-            elif stub.fault == "other JSON":
-                data = b'{"text": "x"}'
+            status, data = ANSWERS.get(stub.fault, (200, None))
+            if data is None:
+                try:
+                    data = json.dumps(stub.reply(self.path, body)).encode()
+                except Exception as err:
+                    status, data = 500, json.dumps({"error": {"message": str(err)}}).encode()
 
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

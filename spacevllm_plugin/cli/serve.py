@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
                 return
 
             _check_installed(args.engine_python, engine)
-            client = engine(f"http://127.0.0.1:{port}", export, args.export, args.timeout)
+            client = engine(f"http://127.0.0.1:{port}", export, args.export, args.timeout, states)
             process = stack.enter_context(_started(command, launch.environment))
 
         # While the engine loads its part, the sidecar loads here.

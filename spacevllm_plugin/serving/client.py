@@ -72,6 +72,7 @@ class EngineClient(ABC):
         export: What it serves.
         folder: Where the export lies.
         timeout: Seconds until an answer counts as lost.
+        states: The folder that it puts states into, if it is for this client alone: what nobody has fetched there is removed.
     """
 
     title: str
@@ -79,8 +80,11 @@ class EngineClient(ABC):
     # Whether it hands out the states of an earlier layer beside the last one's.
     tells_earlier: bool
 
-    def __init__(self, url: str, export: EngineExport, folder: Path, timeout: float) -> None:
+    def __init__(
+        self, url: str, export: EngineExport, folder: Path, timeout: float, states: Path | None = None
+    ) -> None:
         self.url, self.export, self.folder, self.timeout = url.rstrip("/"), export, folder, timeout
+        self.states = states
         # Connections end with the request: an engine that was started anew is found again.
         self._limits = httpx.Limits(max_keepalive_connections=0)
 

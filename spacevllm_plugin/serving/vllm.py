@@ -107,6 +107,7 @@ class VLLM(EngineClient):
 
     async def answer(self, prompt: EnginePrompt, sampling: Sampling) -> EngineAnswer:
         """See `EngineClient`."""
+        await asyncio.to_thread(self._sweep)
         body = {
             "model": self.name,
             "messages": [{"role": "user", "content": await asyncio.to_thread(self._parts, prompt)}],
@@ -173,6 +174,14 @@ class VLLM(EngineClient):
             raise self._error(f"states of shape {tuple(states.shape)} for {len(tokens)} tokens and layers {layers}")
 
         return States(states[:, -1], normed=False, earlier=states[:, 0] if len(layers) > 1 else None)
+
+    def _sweep(self) -> None:
+        """Remove what answers that came too late have left: a file is read within two time-outs, or never."""
+        oldest = time.time() - 2 * self.timeout
+        for file in self.states.iterdir() if self.states is not None else ():
+            with suppress(FileNotFoundError):
+                if file.stat().st_mtime < oldest:
+                    file.unlink()
 
     def _load(self, path: Path) -> dict[str, torch.Tensor]:
         """A file of states, once the engine has written it: until then it holds a lock on another file beside it."""
