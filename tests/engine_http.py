@@ -130,6 +130,11 @@ class Stub:
         if self.fault == "few states":
             states, tokens = states[:-3], tokens[:-3]
 
+        elif self.fault == "other tokens":
+            tokens = tokens + 1
+        elif self.fault == "one layer":
+            states = states[:, 1:]
+
         path = str(self.states / f"request-{len(self.requests)}.safetensors")
         lock = open(path + ".lock", "w")  # noqa: SIM115 - closed by the thread that writes
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,9 +1,13 @@
 """An export for engines: the stock classes of transformers, with our sidecar, give the boxes and texts that our own do."""
 
+import json
+
 import pytest
 import torch
 from conftest import BACKBONES, collate, prompt, run
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
+from safetensors.torch import load_file
 from stock_engine import StockEngine
 
 from spacevllm_plugin.backbones import registry
@@ -11,6 +15,7 @@ from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.video import MediaError
 from spacevllm_plugin.inference.grounding import greedy_options
 from spacevllm_plugin.integration.engine_loader import load_engine
+from spacevllm_plugin.modeling.grounding_model import HEAD_MODULES
 from spacevllm_plugin.serving.description import SIDECAR, EngineExport
 from spacevllm_plugin.serving.export import ExportError, write_export
 from spacevllm_plugin.serving.prompt import make_prompt, read_media
@@ -159,6 +164,35 @@ def test_without_what_the_presence_head_reads_there_are_boxes_all_the_same(expor
     found = quiet.decode(written, States(layers[-1], True))
     expected = sidecar.decode(written, States(layers[-1], True, layers[3]))
     assert found.presence is None and torch.equal(found.boxes, expected.boxes)
+
+
+def test_an_adapter_is_merged_and_the_weights_keep_their_type(tiny_base, prompts, tmp_path):
+    base, adapter, out = str(tiny_base("qwen3_vl")), str(tmp_path / "adapter"), tmp_path / "out"
+    plain = load_engine(base, infer_dtype="float32")
+    targets = ["q_proj", "v_proj"]
+    tuned = get_peft_model(plain.model, LoraConfig(target_modules=targets, modules_to_save=list(HEAD_MODULES)))
+    for name, parameter in tuned.named_parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.05
+
+    tuned.save_pretrained(adapter)
+    arguments = ["--model", base, "--adapter", adapter, "--out", str(out), "--for-engine"]
+    assert main(["export", *arguments, "--arg", "infer_dtype=float32"]) == 0
+    whole, stock = load_engine(base, adapter, infer_dtype="float32"), StockEngine(out)
+    sidecar = Sidecar(load_engine(str(out / SIDECAR), infer_dtype="float32"), EngineExport.read(out))
+    item = prompts(whole)["mixed"]
+    written = sidecar.prompt(item)
+    layers, _ = stock.states(asked(stock, written))
+    boxes = run(whole, collate(whole, [item])).boxes
+    assert torch.allclose(sidecar.decode(written, States(layers[-1], True)).boxes, boxes, **SAME)
+    half = tmp_path / "half"
+    half.mkdir()
+    whole.model.to(torch.bfloat16)
+    write_export(whole, half)
+    for folder in (half, half / SIDECAR):
+        (file,) = folder.glob("*.safetensors")
+        assert {value.dtype for value in load_file(file).values()} == {torch.bfloat16}
+        assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_the_command_writes_what_the_class_reads(tiny_base, tmp_path, capsys):

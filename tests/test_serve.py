@@ -226,6 +226,8 @@ def test_so_is_one_in_a_stream_and_the_server_goes_on(client, stubs, engine, vid
 @pytest.mark.parametrize(
     "fault, says",
     [
+        ("other tokens", "it has read other tokens than the prompt's"),
+        ("one layer", ", 1, 128) for "),
         ("no file", "its file of states is not there"),
         ("half a file", "its file of states cannot be read"),
         ("lock kept", "its file of states was not written within 60 s"),

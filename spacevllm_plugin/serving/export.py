@@ -88,6 +88,7 @@ def _write_stock(model: Any, spec: BackboneSpec, queries: QueryVocabulary, out: 
     weights["lm_head.weight"] = _with_rows(model.lm_head.weight, size, queries.all, torch.zeros_like(rows))
     weights[embedding] = _with_rows(weights[embedding], size, queries.all, rows)
     config = _stock_config(model.config, spec, size)
+    config.dtype = model.dtype
     config.architectures = [_from_transformers(spec.model_class).__name__]
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
@@ -126,7 +127,6 @@ def _stock_config(config: PreTrainedConfig, spec: BackboneSpec, vocab_size: int)
     stock = stock(**values)
     stock.tie_word_embeddings = stock.get_text_config().tie_word_embeddings = False
     stock.get_text_config().vocab_size = vocab_size
-    stock.dtype = config.dtype
     return stock
 
 
