@@ -21,7 +21,7 @@ ORDER = [
     ("check", "converters", "evaluation", "modeling"),
     ("backbones", "unistg"),
     ("inference",),
-    ("exporters", "scoreboard"),
+    ("exporters", "scoreboard", "serving"),
     ("demo",),
     ("integration",),
     ("lmms_eval",),
