@@ -1,63 +1,62 @@
 """Requests to LLaMA-Factory's API that come all at once: together (`max_batch`) against one by one, in turns.
 
-`python benchmarks/api_batches.py [--size tiny|100m] [--requests 64] [--per-video 1] [--max-batch 16] [--out FILE.json]` sends
-chat requests, each with a video of its own (or `--per-video` of them with one of the same), to two apps over the same
-weights, and compares every answer with the one to the same request alone. The apps are called in this process, from the
-request's JSON to the answer's, without a network between. Random weights, on the GPU if there is one.
+`python benchmarks/api_batches.py [--size tiny|100m|7b] [--requests 64] [--per-video 1] [--max-batch 16]` sends chat requests, each with
+a video of its own (or so many with one of the same), to two apps over weights that are the same, and compares every answer with the
+one to the same request alone. The apps are called in this process, from the request's JSON to the answer's, without a network
+between. Random weights.
 """
 
 import argparse
 import asyncio
 import base64
-import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 
-from gpu.shapes import write_checkpoint
-from questions import SIDES, write_data
-from shape_100m import SHAPE_100M
-
-from spacevllm_plugin.bootstrap import install
+import httpx
+import torch
+from gpu.asked import write_asked
+from gpu.claims import Setting, about, command_line, report, setting
+from gpu.sides import NEW_TOKENS
 
 
 ROUTE = "/v1/chat/completions"
+ALONE, TOGETHER = "one by one", "together"
 
 
-def load(folder: Path, args: argparse.Namespace, max_batch: int) -> Any:
-    """An app with random weights, the same each time."""
-    import torch
+def load(chosen: Setting, args: argparse.Namespace, max_batch: int) -> tuple[Any, Any]:
+    """An app and its model, with the same random weights each time."""
     from llamafactory.api.app import create_app
     from llamafactory.chat import ChatModel
 
     from spacevllm_plugin.integration.engine_loader import template_for
 
     torch.manual_seed(0)
-    side, model = SIDES[args.size], str(folder / "model")
-    given = {
-        "model_name_or_path": model,
-        "template": template_for(model),
-        "train_from_scratch": True,
-        "infer_dtype": args.dtype,
-        "video_maxlen": args.frames,
-        "video_max_pixels": side * side,
-        "do_sample": False,
-        "max_new_tokens": args.new_tokens,
-        "max_batch": max_batch,
-        "max_wait_ms": args.max_wait_ms,
-        "prefix_cache_gb": args.prefix_cache_gb,
-    }
-    return create_app(ChatModel(given))
+    model = str(chosen.checkpoint)
+    chat = ChatModel(
+        {
+            "model_name_or_path": model,
+            "template": template_for(model),
+            "train_from_scratch": True,
+            "infer_dtype": "bfloat16" if chosen.half else "float32",
+            **chosen.limits(),
+            "do_sample": False,
+            "max_new_tokens": NEW_TOKENS,
+            "max_batch": max_batch,
+            "max_wait_ms": args.max_wait_ms,
+            "prefix_cache_gb": args.prefix_cache_gb,
+        }
+    )
+    return create_app(chat), chat.engine.model
 
 
-def requests_of(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One request for each row: the video in it, the sentence behind."""
+def requests_of(chosen: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The requests: the video in each, the sentence behind."""
+    folder, videos = chosen.work / "data", -(-args.requests // args.per_video)
     requests = []
-    for row in write_data(folder, args, -(-args.requests // args.per_video), args.per_video)[: args.requests]:
+    for row in write_asked(folder, chosen.side, chosen.frames, videos, args.per_video)[: args.requests]:
         video = base64.b64encode((folder / row.videos[0]).read_bytes()).decode()
         content = [
             {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{video}"}},
@@ -68,102 +67,75 @@ def requests_of(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     return requests
 
 
-def answered(answer: Any) -> tuple[str, list[list[float]]]:
+async def timed(work: Awaitable[Any]) -> tuple[float, Any]:
+    """Seconds that something took, and what it returned."""
+    start = time.perf_counter()
+    result = await work
+    return time.perf_counter() - start, result
+
+
+async def ask(client: httpx.AsyncClient, request: dict[str, Any]) -> tuple[str, torch.Tensor]:
     """Text and boxes of an answer."""
+    answer = await client.post(ROUTE, json=request)
     answer.raise_for_status()
     message = answer.json()["choices"][0]["message"]
-    return message["content"], [box for tube in message["tubes"] for box in tube["boxes"]]
+    return message["content"], torch.tensor([box for tube in message["tubes"] for box in tube["boxes"]])
 
 
-def pixels_apart(boxes: list[list[float]], others: list[list[float]]) -> float:
-    """The farthest that two edges of the same boxes lie apart."""
-    return max(abs(a - b) for box, other in zip(boxes, others, strict=True) for a, b in zip(box, other, strict=True))
-
-
-async def measure(apps: dict[str, Any], requests: list[dict[str, Any]], turns: int) -> dict[str, Any]:
-    """Seconds of each side's turns and seconds that each of its answers took, and how the answers agree with those alone."""
-    import httpx
-
+async def measure(apps: dict[str, Any], requests: list[dict[str, Any]], turns: int) -> list[dict[str, Any]]:
+    """A row of each side."""
     clients = {
         name: httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", timeout=None)
         for name, app in apps.items()
     }
-
-    async def ask(name: str, request: dict[str, Any]) -> tuple[float, tuple]:
-        start = time.perf_counter()
-        answer = await clients[name].post(ROUTE, json=request)
-        return time.perf_counter() - start, answered(answer)
-
-    async def timed(work: Awaitable[list]) -> tuple[float, list]:
-        start = time.perf_counter()
-        result = await work
-        return time.perf_counter() - start, result
-
-    alone = [(await ask("one by one", request))[1] for request in requests]
-    await asyncio.gather(*(ask("together", request) for request in requests[:4]))  # whatever is done once
-    sides: dict[str, dict[str, Any]] = {
-        name: {"seconds": [], "latencies": [], "other_texts": 0, "pixels_apart": 0.0} for name in apps
-    }
+    alone = [await ask(clients[ALONE], request) for request in requests]
+    await asyncio.gather(*(ask(clients[TOGETHER], request) for request in requests[:4]))  # whatever is done once
+    seconds: dict[str, list[float]] = {name: [] for name in apps}
+    latencies: dict[str, list[float]] = {name: [] for name in apps}
+    others, apart = dict.fromkeys(apps, 0), dict.fromkeys(apps, 0.0)
     for _ in range(turns):
-        for name, side in sides.items():
-            seconds, answers = await timed(asyncio.gather(*(ask(name, request) for request in requests)))
-            side["seconds"].append(seconds)
-            side["latencies"] += [latency for latency, _ in answers]
-            for (_, (text, boxes)), (expected, others) in zip(answers, alone, strict=True):
-                side["other_texts"] += text != expected
-                side["pixels_apart"] = max(side["pixels_apart"], pixels_apart(boxes, others))
+        for name, client in clients.items():
+            taken, answers = await timed(asyncio.gather(*(timed(ask(client, request)) for request in requests)))
+            seconds[name].append(taken)
+            latencies[name] += [latency for latency, _ in answers]
+            for (_, (text, boxes)), (expected, expected_boxes) in zip(answers, alone, strict=True):
+                others[name] += text != expected
+                apart[name] = max(apart[name], (boxes - expected_boxes).abs().max().item())
 
-    return sides
+    median = {name: statistics.median(taken) for name, taken in seconds.items()}
+    return [
+        {
+            "side": name,
+            "requests/s": len(requests) / median[name],
+            "times": median[ALONE] / median[name],
+            "seconds": median[name],
+            "spread": max(seconds[name]) - min(seconds[name]),
+            "median latency": statistics.median(latencies[name]),
+            "longest": max(latencies[name]),
+            "other texts": others[name],
+            "pixels apart": apart[name],
+        }
+        for name in apps
+    ]
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIDES, default="tiny")
-    parser.add_argument("--dtype", default="float32", help="of the weights")
-    parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--requests", type=int, default=64, help="at once")
+    parser = command_line(__doc__, frames=12)
+    parser.add_argument("--requests", type=int, default=64, help="at once (default: %(default)s)")
     parser.add_argument("--per-video", type=int, default=1, help="requests about the same video")
-    parser.add_argument("--new-tokens", type=int, default=16)
-    parser.add_argument("--max-batch", type=int, default=16)
-    parser.add_argument("--max-wait-ms", type=float, default=0.0)
+    parser.add_argument("--max-batch", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--max-wait-ms", type=float, default=0.0, help="default: %(default)s")
     parser.add_argument("--prefix-cache-gb", type=float, default=0.0, help="on both sides")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="the table as JSON")
     args = parser.parse_args()
     os.environ["API_VERBOSE"] = "0"  # LLaMA-Factory would print the videos
-    install()
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        write_checkpoint(SHAPE_100M, work / "model", tiny=args.size == "tiny")
-        requests = requests_of(work / "data", args)
-        apps = {"one by one": load(work, args, 1), "together": load(work, args, args.max_batch)}
-        sides = asyncio.run(measure(apps, requests, args.turns))
-
-    single = statistics.median(sides["one by one"]["seconds"])
-    table = [
-        {
-            "case": name,
-            "requests_per_second": len(requests) / statistics.median(side["seconds"]),
-            "spread_seconds": max(side["seconds"]) - min(side["seconds"]),
-            "times": single / statistics.median(side["seconds"]),
-            "median_latency": statistics.median(side["latencies"]),
-            "longest_latency": max(side["latencies"]),
-            "texts_other_than_alone": side["other_texts"],
-            "pixels_apart_from_alone": side["pixels_apart"],
-        }
-        for name, side in sides.items()
-    ]
-    for row in table:
-        print(
-            "  ".join(
-                f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
-            )
-        )
-
-    if args.out:
-        given = {name: value for name, value in vars(args).items() if name != "out"}
-        args.out.write_text(json.dumps({"given": given, "sides": table}, indent=2) + "\n")
+    with setting(args) as chosen:
+        requests = requests_of(chosen, args)
+        loaded = {ALONE: load(chosen, args, 1), TOGETHER: load(chosen, args, args.max_batch)}
+        apps = {name: app for name, (app, _) in loaded.items()}
+        rows = asyncio.run(measure(apps, requests, args.turns))
+        model = loaded[ALONE][1]
+        report(args, f"{args.requests} requests at once", rows, new_tokens=NEW_TOKENS, **about(model))
 
 
 if __name__ == "__main__":

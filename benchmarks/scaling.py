@@ -187,6 +187,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [*lines, *rows])
 
 
+def gpus_head(gpus: int) -> str:
+    """A column's title."""
+    return f"{gpus} GPU{'s' * (gpus > 1)}"
+
+
 def number(value: float) -> str:
     """Three digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
@@ -207,6 +212,7 @@ def sizes_table() -> str:
         "trained: LoRA",
         "trained: full",
         "KiB of keys and values a token",
+        "GiB of a row's states, measured",
     ]
     return table(
         head,
@@ -237,7 +243,7 @@ def memory_table() -> str:
             held = [bytes_of(sizes(name), gpus) / GIB for gpus in GPUS]
             rows.append([name, mode, *(cell(one + rest_gib(name)) for one in held)])
 
-    return table(["shape", "training", *(f"{gpus} GPUs" for gpus in GPUS)], rows)
+    return table(["shape", "training", *map(gpus_head, GPUS)], rows)
 
 
 def speed_table() -> str:
@@ -249,7 +255,7 @@ def speed_table() -> str:
             hours = [ASSUMED.rows / speed[1] / 3600 for speed in (speeds[0], speeds[-1])]
             rows.append([name, mode, *map(pair, speeds), f"{number(hours[0])} h, {number(hours[1])} h"])
 
-    head = ["shape", "training", *(f"{gpus} GPUs" for gpus in GPUS), "epoch at 1 and at 512, slower case"]
+    head = ["shape", "training", *map(gpus_head, GPUS), "epoch at 1 and at 512, slower case"]
     return table(head, rows)
 
 
@@ -265,8 +271,7 @@ def network_table() -> str:
 
             rows.append([name, mode, *cells])
 
-    rows_of = ", ".join(f"{gpus} GPUs: {gpus * accumulation(gpus)}" for gpus in GPUS[1:])
-    head = ["shape", f"rows of a step ({rows_of})", *(f"{gpus} GPUs" for gpus in GPUS[1:])]
+    head = ["shape", "training", *(f"{gpus} GPUs, {gpus * accumulation(gpus)} rows" for gpus in GPUS[1:])]
     return table(head, rows)
 
 
@@ -282,7 +287,7 @@ def media_table() -> str:
             cells = (f"{number(speed)} rows, {number(speed * ASSUMED.row_mb)} MB" for speed in speeds)
             rows.append([name, work, *cells, number(speeds[0] * frame_mb)])
 
-    return table(["shape", "a second", *(f"{gpus} GPUs" for gpus in GPUS), "MB a GPU from `frame_cache_dir`"], rows)
+    return table(["shape", "a second", *map(gpus_head, GPUS), "MB a GPU from `frame_cache_dir`"], rows)
 
 
 def serving_table() -> str:
