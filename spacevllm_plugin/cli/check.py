@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..check import CheckOptions, Report, check_file
@@ -10,6 +12,7 @@ from ..check.media import Reading
 from ..data.output import Outputs
 from .errors import CommandError
 from .outputs import apart_from, check_outputs
+from .sharing import add_ray_arguments, retries_of, sharing, tell
 
 
 EXAMPLE = "spacevllm-cli check train.jsonl --media-dir videos --fix train.good.jsonl --json report.json"
@@ -43,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=defaults.sampling,
         help="with --decode: as in the recipe",
     )
+    add_ray_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,9 +62,15 @@ def run(args: argparse.Namespace) -> None:
 
     reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
     options = CheckOptions([str(media_dir), str(args.file.parent)], memory, args.workers, reading)
+    retries = retries_of(args)
     with apart_from(args.fix, args.json):
         try:
-            with Outputs() as outputs:
+            with sharing(args) as cluster, Outputs() as outputs:
+                if cluster is not None:
+                    from ..distributed.media import examine_shared
+
+                    options = replace(options, share=partial(examine_shared, cluster.crew, retries, tell))
+
                 fixed, table = (path and outputs.open(path) for path in (args.fix, args.json))
                 report = check_file(args.file, options, fixed)
                 if table:
