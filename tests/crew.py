@@ -1,9 +1,8 @@
 """A crew in this process, whose workers die on command: what is sure of `distributed` is sure without Ray."""
 
-import os
 import pickle
 
-from spacevllm_plugin.distributed.worker import Worker
+from spacevllm_plugin.distributed.worker import Setting, Worker
 
 
 class Crew:
@@ -37,7 +36,7 @@ class Crew:
             yield pickle.loads(row["answer"])
 
     def worker(self):
-        return Worker(pickle.loads(self.make), os.getcwd(), {})
+        return Worker(pickle.loads(self.make), Setting.here())
 
 
 def times(number):

@@ -1,10 +1,12 @@
 """Work shared by workers that die: every piece answered once, and the bytes of one process."""
 
 import json
+import os
 import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -25,6 +27,7 @@ from spacevllm_plugin.distributed.media import examine_shared, probe_shared
 from spacevllm_plugin.distributed.pieces import Piece, windows
 from spacevllm_plugin.distributed.rounds import DIED, Answer, Stopped, work_off
 from spacevllm_plugin.distributed.stages import SharedStage, make_stage_work
+from spacevllm_plugin.distributed.worker import Setting, Worker
 from spacevllm_plugin.inference.predictor import predict_rows, sort_predictions
 from spacevllm_plugin.unistg.endpoint import EndpointError
 from spacevllm_plugin.unistg.filter import Filter
@@ -103,6 +106,28 @@ def test_a_set_up_that_is_wrong_stops_at_once():
         answers(pieces_of(5), crew)
 
     assert len(crew.rounds) == crew.answered == 1
+
+
+def test_a_worker_is_set_up_like_the_driver(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPACEVLLM_VIDEO_THREADS", "7")
+    monkeypatch.setenv("MKL_CBWR", "AUTO,STRICT")
+    monkeypatch.setenv("SECRET", "1")
+    there = Setting.here()
+    assert there.environment.keys() >= {"SPACEVLLM_VIDEO_THREADS", "MKL_CBWR"} and "SECRET" not in there.environment
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("SPACEVLLM_VIDEO_THREADS", "1")
+    worker = Worker(lambda: lambda piece: Answer((os.getcwd(), os.environ["SPACEVLLM_VIDEO_THREADS"])), there)
+    assert worker.answer(Piece("x", ((1,),))) == Answer((str(tmp_path), "7"))
+
+
+def test_another_node_with_other_packages_or_storage_is_refused(tmp_path):
+    there = Setting.here()
+    other = replace(there, versions={**there.versions, "torch": "1.0"})
+    answer = Worker(doubling, other).answer(Piece("x", ((1,),)))
+    assert answer.hopeless and "torch" in answer.problem and answer.problem.endswith("1.0 in the driver")
+    answer = Worker(doubling, replace(there, folder=str(tmp_path / "gone"))).answer(Piece("x", ((1,),)))
+    assert answer.hopeless and str(tmp_path / "gone") in answer.problem
 
 
 def test_windows_bound_what_is_handed_over():

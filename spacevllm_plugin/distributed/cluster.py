@@ -9,18 +9,15 @@ from typing import Any
 
 from .pieces import Piece
 from .rounds import Answer, Stopped
-from .worker import Work, Worker, one_line
+from .worker import Setting, Work, Worker, one_line
 
 
 LOCAL = "local"
 MISSING = "--ray needs Ray, which is not installed: pip install spacevllm_plugin[ray]"
 # Of a local cluster: windows of the input and their answers; Ray alone would take a third of the memory.
 STORE_BYTES = 512 << 20
-# Pieces of one round that may die before it counts as broken: a poisonous batch is rare, a model too large is not.
-MOST_DEAD, MOST_DEAD_SHARE = 10, 0.01
-# What a worker's results depend on beyond its arguments, see `cli/main.py`.
-PASSED_ON = ("MKL_CBWR", "OMP_NUM_THREADS")
-PREFIX = "SPACEVLLM_"
+# Pieces of one round that may die before it counts as broken: poisonous ones are rare, a model too large kills each time.
+MOST_DEAD, MOST_DEAD_SHARE = 100, 0.1
 
 
 class ClusterError(Exception):
@@ -115,14 +112,13 @@ class RayCrew:
         """One block a piece, so that a process that dies takes one with it; Ray starts another process in its place."""
         import ray
 
-        environment = {n: v for n, v in os.environ.items() if n in PASSED_ON or n.startswith(PREFIX)}
         context = ray.data.DataContext.get_current()
         context.max_errored_blocks = max(MOST_DEAD, int(len(pieces) * MOST_DEAD_SHARE))
         rows = ray.data.from_items(
             [{"piece": pickle.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces)
         ).map(
             Worker,
-            fn_constructor_args=(self.make, os.getcwd(), environment),
+            fn_constructor_args=(self.make, Setting.here()),
             # One piece in flight: with more of them, those that only waited would count as tried.
             compute=ray.data.ActorPoolStrategy(size=min(self.size, len(pieces)), max_tasks_in_flight_per_actor=1),
             num_cpus=1,

@@ -2,14 +2,68 @@
 
 import os
 import pickle
+import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from .. import __version__
+from ..versions import installed
 from .pieces import Piece
 from .rounds import Answer
 
 
 Work = Callable[[Piece], Answer]
+
+# What a worker's results depend on beyond its arguments, see `cli/main.py`.
+PASSED_ON = ("MKL_CBWR", "OMP_NUM_THREADS")
+PREFIX = "SPACEVLLM_"
+PACKAGES = ("llamafactory", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What must be in a worker as it is in the driver.
+
+    Attributes:
+        folder: The working folder: relative paths, and what is said of them, are as in one process.
+        environment: Variables.
+        versions: Of packages.
+    """
+
+    folder: str
+    environment: dict[str, str]
+    versions: dict[str, str | None]
+
+    @classmethod
+    def here(cls) -> "Setting":
+        """This process's."""
+        environment = {n: v for n, v in os.environ.items() if n in PASSED_ON or n.startswith(PREFIX)}
+        return cls(os.getcwd(), environment, versions())
+
+    def take_on(self) -> None:
+        """Make it that of this process.
+
+        Raises:
+            OSError: This node does not have the folder.
+            RuntimeError: It has other packages.
+        """
+        own = versions()
+        differ = [
+            f"{name} {own[name]}, {self.versions[name]} in the driver"
+            for name in own
+            if own[name] != self.versions[name]
+        ]
+        if differ:
+            raise RuntimeError(f"{platform.node()} has {'; '.join(differ)}")
+
+        os.environ.update(self.environment)
+        os.chdir(self.folder)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what results depend on."""
+    return {"spacevllm_plugin": __version__, **{name: installed(name) for name in PACKAGES}}
 
 
 class Worker:
@@ -17,13 +71,11 @@ class Worker:
 
     Args:
         make: Makes the work; raises where the set-up is wrong.
-        folder: The driver's working folder: relative paths, and what is said of them, are as in one process.
-        environment: Variables that results or decoders depend on, as in the driver: a node has its own.
+        setting: The driver's.
     """
 
-    def __init__(self, make: Callable[[], Work], folder: str, environment: dict[str, str]) -> None:
-        os.environ.update(environment)
-        self._make, self._folder = make, folder
+    def __init__(self, make: Callable[[], Work], setting: Setting) -> None:
+        self._make, self._setting = make, setting
         self._work: Work | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +88,7 @@ class Worker:
         if self._work is None:
             # Not in `__init__`: an error there would be Ray's, with a stack trace.
             try:
-                os.chdir(self._folder)
+                self._setting.take_on()
                 self._work = self._make()
             except Exception as err:
                 return Answer(problem=one_line(err), hopeless=True)
