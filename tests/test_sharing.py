@@ -26,7 +26,7 @@ from spacevllm_plugin.distributed.ground import predict_shared, shards_folder
 from spacevllm_plugin.distributed.media import examine_shared, probe_shared
 from spacevllm_plugin.distributed.pieces import Piece, windows
 from spacevllm_plugin.distributed.rounds import DIED, Answer, Stopped, work_off
-from spacevllm_plugin.distributed.stages import SharedStage, make_stage_work
+from spacevllm_plugin.distributed.stages import ROWS_AT_ONCE, SharedStage, make_stage_work
 from spacevllm_plugin.distributed.worker import Setting, Worker
 from spacevllm_plugin.inference.predictor import predict_rows, sort_predictions
 from spacevllm_plugin.unistg.endpoint import EndpointError
@@ -309,8 +309,9 @@ def moving(count):
 
 
 @pytest.mark.parametrize("make, row", [(Refiner, annotated), (Filter, refined)])
-def test_a_stage_is_that_of_one_process(make, row, tmp_path):
-    rows = [row(str(i), moving(60 if i % 3 else 40)) for i in range(700)]
+def test_a_stage_is_that_of_one_process(make, row, tmp_path, monkeypatch):
+    monkeypatch.setitem(ROWS_AT_ONCE, make.name, 16)
+    rows = [row(str(i), moving(60 if i % 3 else 40)) for i in range(70)]
     data = write_lines(tmp_path / "in.jsonl", [*rows, rows[0], "no json", row("5", moving(50))])
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     run_stage(make(), data, whole)
@@ -324,11 +325,11 @@ def test_a_stage_is_that_of_one_process(make, row, tmp_path):
 
 
 def test_a_row_that_kills_a_stage_is_rejected_alone(tmp_path):
-    rows = [annotated(str(i), moving(60)) for i in range(300)]
+    rows = [annotated(str(i), moving(60)) for i in range(30)]
     data, out = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     crew = Crew(partial(make_stage_work, Refiner), dies=lambda piece: "7" in {row.id for row in piece.items})
     report = run_stage(SharedStage(Refiner(), crew, retries=1), data, out)
-    assert rejected(out) == {"7": GAVE_UP} and report["rejected"][GAVE_UP] == 1 and len(read_lines(out)) == 299
+    assert rejected(out) == {"7": GAVE_UP} and report["rejected"][GAVE_UP] == 1 and len(read_lines(out)) == 29
     assert read_lines(out.with_name("out.jsonl.rejects.jsonl"))[0]["detail"] == DIED
 
 
