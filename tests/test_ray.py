@@ -27,7 +27,7 @@ def running():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
-    write_set(folder, SynthConfig(num_videos=12, seed=4, tasks=("stvg", "vtg", "rec", "qa")))
+    write_set(folder, SynthConfig(num_videos=8, seed=4, tasks=("stvg", "vtg", "rec", "qa")))
     return folder / "annotations.jsonl"
 
 
@@ -64,9 +64,8 @@ def test_predict_whose_actor_and_driver_are_killed(running, data, tmp_path):
 
 def test_a_stage_whose_actor_is_killed(running, tmp_path):
     address, root = running
-    box = (0, 0.5, 10, 10, 20, 20)
-    frames = [frame(n, box, (1, 0.4, 30, 30, 40, 40), subject=0) for n in range(60)]
-    data = write_lines(tmp_path / "in.jsonl", [annotated(str(i), frames[: 60 if i % 3 else 40]) for i in range(4000)])
+    frames = [frame(n, (0, 0.5, 10, 10, 20, 20), fps=5, subject=0) for n in range(12)]
+    data = write_lines(tmp_path / "in.jsonl", [annotated(str(i), frames[: 12 if i % 3 else 8]) for i in range(1500)])
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     assert main(["unistg", "refine", "--data", str(data), "--out", str(whole)]) == 0
     driver = start(
@@ -101,4 +100,4 @@ def test_errors_are_one_line(running, data, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
     predict = ["predict", "--model", tmp_path / "model", "--data", data, "--out", tmp_path / "p", "--ray", address]
-    assert "bert" in error(*predict, "--ray-workers", 2)
+    assert "bert" in error(*predict, "--ray-workers", 1)
