@@ -50,7 +50,8 @@ def predict(folder: Path, rows: int) -> tuple:
     from spacevllm_plugin.backbones.tiny import make_tiny
     from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 
-    write_set(folder / "data", SynthConfig(num_videos=rows // 4, seed=1, tasks=("stvg", "vtg", "rec", "qa")))
+    # Three shapes a video: as many rows of each of three tasks, and a question.
+    write_set(folder / "data", SynthConfig(num_videos=rows // 10, seed=1, tasks=("stvg", "vtg", "rec", "qa")))
     make_tiny("qwen3_vl", folder / "model")
     command = ["predict", "--model", folder / "model", "--data", folder / "data" / "annotations.jsonl"]
     command += ["--max-new-tokens", 4, "--arg", "infer_dtype=float32", "--arg", "video_maxlen=6"]
