@@ -31,10 +31,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, cluster(args.workers + 2) as (address, root):
-        shared = ["--ray", address, "--ray-workers", args.workers]
+    with tempfile.TemporaryDirectory() as folder, cluster(args.workers) as nodes:
+        shared = ["--ray", nodes.address, "--ray-workers", args.workers]
         for name, command, done in (predict(Path(folder), args.rows), refine(Path(folder), args.rows)):
-            trial = Trial(Path(folder) / name, command, done, args, root)
+            trial = Trial(Path(folder) / name, command, done, args, nodes)
             whole = trial("one process", [])
             for what, kill in (
                 ("", None),
@@ -69,9 +69,9 @@ def refine(folder: Path, rows: int) -> tuple:
 class Trial:
     """Runs one command in several ways."""
 
-    def __init__(self, folder: Path, command: list, growing: str, args: argparse.Namespace, root) -> None:
+    def __init__(self, folder: Path, command: list, growing: str, args: argparse.Namespace, nodes) -> None:
         self.folder, self.command, self.growing, self.rows = folder, command, growing, args.rows
-        self.kills, self.root, self.rng = args.kills, root, random.Random(args.seed)
+        self.kills, self.nodes, self.rng = args.kills, nodes, random.Random(args.seed)
         folder.mkdir()
 
     def __call__(self, name: str, more: list, kill=None) -> dict[str, bytes]:
@@ -97,8 +97,8 @@ class Trial:
         """SIGKILL to actors, one after the other, when the work is at random points."""
         growing = out.with_name(f"{out.name}.{self.growing}")
         for share in sorted(self.rng.uniform(0.05, 0.9) for _ in range(self.kills)):
-            wait_until(lambda: lines_in(growing) >= share * self.rows and workers(self.root), driver)
-            kill_a_worker(self.root, self.rng)
+            wait_until(lambda: lines_in(growing) >= share * self.rows and workers(self.nodes), driver)
+            kill_a_worker(self.nodes, self.rng)
             print(f"  actor killed at {lines_in(growing)} rows", flush=True)
 
         return driver

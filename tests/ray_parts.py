@@ -13,33 +13,67 @@ import psutil
 
 
 CODE = "import sys; from spacevllm_plugin.cli.main import main; sys.exit(main())"
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+    "NO_PROXY": "127.0.0.1",
+}
 CLUSTER = """
-import sys, ray
-ray.init("local", num_cpus=int(sys.argv[1]), object_store_memory=150 << 20, include_dashboard=False, log_to_driver=False)
-print("address", ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
+import sys
+from ray.cluster_utils import Cluster
+
+store = {"object_store_memory": 150 << 20}
+head, *others = map(int, sys.argv[1:])
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False, **store})
+nodes = [cluster.add_node(num_cpus=cpus, **store) for cpus in others]
+print("address", cluster.address, flush=True)
+for _ in sys.stdin:  # a line: a node dies
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    print("gone", flush=True)
+
+cluster.shutdown()
 """
 PATIENCE = 600
 
 
+class Nodes:
+    """A running cluster.
+
+    Attributes:
+        address: For `--ray`.
+        process: What all its processes hang on.
+    """
+
+    def __init__(self, cpus):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, *map(str, cpus)],
+            env={**os.environ, **ENVIRONMENT},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.address = self._line("address ").split()[1]
+
+    def _line(self, beginning):
+        return next(line for line in iter(self.process.stdout.readline, "") if line.startswith(beginning))
+
+    def lose_one(self):
+        """The last node dies, with all that runs on it."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self._line("gone")
+
+
 @contextmanager
-def cluster(cpus=4):
-    """A cluster that outlives the drivers: its address, and the process that it hangs on."""
-    environment = {**os.environ, **ENVIRONMENT}
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, str(cpus)],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def cluster(*cpus):
+    """A cluster that outlives its drivers: nodes of so many CPUs each, on this machine."""
+    nodes = Nodes(cpus)
     try:
-        lines = iter(process.stdout.readline, "")
-        yield next(line.split()[1] for line in lines if line.startswith("address ")), process
+        yield nodes
     finally:
-        process.stdin.close()
-        process.wait(60)
+        nodes.process.stdin.close()
+        nodes.process.wait(60)
 
 
 def start(*command, **options):
@@ -48,10 +82,10 @@ def start(*command, **options):
     return subprocess.Popen([sys.executable, "-c", CODE, *map(str, command)], env=environment, **options)
 
 
-def workers(root):
-    """Actors of Ray Data below a process."""
+def workers(nodes):
+    """Actors of Ray Data."""
     found = []
-    for process in psutil.Process(root.pid).children(recursive=True):
+    for process in psutil.Process(nodes.process.pid).children(recursive=True):
         try:
             if any("MapWorker" in part for part in process.cmdline()[:1]):
                 found.append(process)
@@ -70,9 +104,9 @@ def wait_until(condition, driver=None):
         time.sleep(0.02)
 
 
-def kill_a_worker(root, rng=random):
+def kill_a_worker(nodes, rng=random):
     """SIGKILL to one of the actors."""
-    rng.choice(workers(root)).send_signal(signal.SIGKILL)
+    rng.choice(workers(nodes)).send_signal(signal.SIGKILL)
 
 
 def lines_in(folder: Path):

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 from ray_parts import cluster, kill_a_worker, lines_in, start, wait_until
-from unistg_parts import annotated, frame, write_lines
+from unistg_parts import server, vtg, write_lines
 
 from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.cli.main import main
@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.skipif(find_spec("ray") is None, reas
 
 @pytest.fixture(scope="module")
 def running():
-    with cluster() as found:
-        yield found
+    with cluster(2, 2) as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,6 @@ def data(tmp_path_factory):
 
 
 def test_predict_whose_actor_and_driver_are_killed(running, data, tmp_path):
-    address, root = running
     model = tmp_path / "base"
     make_tiny("qwen3_vl", model)
 
@@ -44,11 +43,11 @@ def test_predict_whose_actor_and_driver_are_killed(running, data, tmp_path):
 
     whole, out = tmp_path / "whole.jsonl", tmp_path / "p.jsonl"
     assert main([str(part) for part in predict(whole)]) == 0
-    shared = predict(out, "--ray", address, "--ray-workers", "2")
+    shared = predict(out, "--ray", running.address, "--ray-workers", "2")
     shards = tmp_path / "p.jsonl.shards"
     driver = start(*shared)
     wait_until(lambda: lines_in(shards) >= 1, driver)
-    kill_a_worker(root)
+    kill_a_worker(running)
     before = lines_in(shards)
     wait_until(lambda: lines_in(shards) > before, driver)
     driver.send_signal(signal.SIGKILL)
@@ -62,22 +61,6 @@ def test_predict_whose_actor_and_driver_are_killed(running, data, tmp_path):
     assert len(out.read_bytes().splitlines()) == len(list(read_rows(data)))
 
 
-def test_a_stage_whose_actor_is_killed(running, tmp_path):
-    address, root = running
-    frames = [frame(n, (0, 0.5, 10, 10, 20, 20), fps=5, subject=0) for n in range(12)]
-    data = write_lines(tmp_path / "in.jsonl", [annotated(str(i), frames[: 12 if i % 3 else 8]) for i in range(1500)])
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    assert main(["unistg", "refine", "--data", str(data), "--out", str(whole)]) == 0
-    driver = start(
-        "unistg", "refine", "--data", data, "--out", out, "--ray", address, "--ray-workers", 2, "--retries", 9
-    )
-    wait_until(lambda: lines_in(tmp_path / "out.jsonl.partial") > 1, driver)
-    kill_a_worker(root)
-    assert driver.wait() == 0
-    for suffix in ("", ".rejects.jsonl", ".counts.json"):
-        assert (tmp_path / f"out.jsonl{suffix}").read_bytes() == (tmp_path / f"whole.jsonl{suffix}").read_bytes()
-
-
 def test_check_on_a_cluster_of_its_own(data, tmp_path):
     command = ["check", str(data), "--memory", str(tmp_path / "m"), "--json"]
     assert main([*command, str(tmp_path / "alone.json"), "--workers", "1"]) == 0
@@ -86,18 +69,31 @@ def test_check_on_a_cluster_of_its_own(data, tmp_path):
     assert json.loads((tmp_path / "shared.json").read_text()) == json.loads((tmp_path / "alone.json").read_text())
 
 
-def test_errors_are_one_line(running, data, tmp_path):
-    address, _ = running
+def test_a_cluster_that_is_too_small_is_one_line(running, data, tmp_path):
+    command = ["check", data, "--memory", tmp_path / "m", "--ray", running.address, "--ray-workers", 9]
+    driver = start(*command, stderr=subprocess.PIPE, text=True)
+    lines = driver.communicate()[1].splitlines()
+    assert driver.returncode == 1
+    assert lines[-1] == "spacevllm-cli check: Ray: 9 workers wanted, the cluster has 4 CPUs"
 
-    def error(*command):
-        driver = start(*command, stderr=subprocess.PIPE, text=True)
-        lines = driver.communicate()[1].splitlines()
-        assert driver.returncode == 1
-        return lines[-1]
 
-    check = ["check", data, "--memory", tmp_path / "m", "--ray"]
-    assert "the cluster has 4 CPUs" in error(*check, address, "--ray-workers", 9)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
-    predict = ["predict", "--model", tmp_path / "model", "--data", data, "--out", tmp_path / "p", "--ray", address]
-    assert "bert" in error(*predict, "--ray-workers", 1)
+def test_a_stage_whose_actor_is_killed_and_whose_node_leaves(running, tmp_path):
+    captions = [f"the man {i} that runs" if i % 5 else f"nothing {i} to see" for i in range(900)]
+    data = write_lines(tmp_path / "in.jsonl", [vtg(str(i), caption) for i, caption in enumerate(captions)])
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial"
+    with server("--delay", "0.15") as model:
+        command = ["unistg", "analyze", "--data", data, "--base-url", model.url, "--model", "tiny", "--timeout", "60"]
+        assert start(*command, "--out", whole, "--concurrency", 64).wait() == 0
+        # One on each CPU: two on the node that leaves.
+        driver = start(*command, "--out", out, "--concurrency", 4, "--ray", running.address)
+        wait_until(lambda: lines_in(partial) > 1, driver)
+        kill_a_worker(running)
+        before = lines_in(partial)
+        wait_until(lambda: lines_in(partial) > before, driver)
+        running.lose_one()
+        assert driver.poll() is None, "it was over before"
+        assert driver.wait() == 0
+
+    for suffix in ("", ".rejects.jsonl", ".counts.json"):
+        assert (tmp_path / f"out.jsonl{suffix}").read_bytes() == (tmp_path / f"whole.jsonl{suffix}").read_bytes()
