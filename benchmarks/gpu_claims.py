@@ -28,7 +28,7 @@ CLAIMS = {
 SIZES = {"compiled_decoder": "100m"}  # in fp32: others are measured at the real size
 SHAPE_OF = {"host_syncs": "qwen3_vl_4b"}
 # A dry run is told this behind the rest: it is there to see that all goes through.
-DRY = {name: "--dry --frames 8 --turns 1" for name in CLAIMS} | {"frames": "--dry --counts 8 10"}
+DRY = dict.fromkeys(CLAIMS, "--dry --frames 8 --turns 1") | {"frames": "--dry --counts 8 10"}
 
 
 def plan(wheels: Path | None, work: Path, out: Path, shape: str, only: list[str], dry: bool) -> list[Step]:

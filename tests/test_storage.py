@@ -691,4 +691,6 @@ def test_training_without_an_answer_ends_and_skips_nothing(store, bucket, data, 
     said = capfd.readouterr()
     assert "Skipped" not in said.out + said.err
     assert "DataLoader worker" in str(caught.value)
-    assert str(caught.value).strip().splitlines()[-1].startswith(f"spacevllm_plugin.data.storage.StorageError: {bucket}/")
+    assert (
+        str(caught.value).strip().splitlines()[-1].startswith(f"spacevllm_plugin.data.storage.StorageError: {bucket}/")
+    )
