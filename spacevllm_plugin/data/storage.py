@@ -288,7 +288,8 @@ def _persist(path: str, ask: Callable[[Any], T]) -> T:
             return ask(_filesystem(path.partition("://")[0], os.getpid()))
         except Exception as err:
             patience = _patience()
-            reason = " ".join(f"{type(err).__name__}: {err}".split())
+            said = err.__cause__ or err  # fsspec's own words for what a server has answered are fewer
+            reason = " ".join(f"{type(said).__name__}: {said}".split())
             status = _status(err)
             if _is_missing(err, status):
                 raise FileNotFoundError(f"{path}: no such file") from None
