@@ -14,7 +14,7 @@ from functools import partial
 
 from control import text_answer
 from gpu.asked import write_asked
-from gpu.claims import command_line, parameters, report, setting
+from gpu.claims import about, command_line, report, setting
 from gpu.measuring import measured, rows_of
 from gpu.sides import NEW_TOKENS, ground, plain_side, write
 
@@ -54,7 +54,7 @@ def main() -> None:
         tokens = dict(zip(actions, (NEW_TOKENS, NEW_TOKENS, text_tokens)))
         rows = [{**one, "new_tokens": tokens[one["side"]]} for one in rows_of(taken, "plain, span only")]
         facts = {"frames": chosen.frames, "boxes": len(frames), "prompt_tokens": len(item.token_ids)}
-        report(args, "grounding", rows, parameters_in_millions=parameters(engine.model), **facts)
+        report(args, "grounding", rows, **about(engine.model), **facts)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu.asked import write_asked
-from gpu.claims import Setting, command_line, parameters, report, setting
+from gpu.claims import Setting, about, command_line, report, setting
 from gpu.measuring import measured, rows_of
 from gpu.sides import NEW_TOKENS
 
@@ -45,7 +45,7 @@ def compare_ground(chosen: Setting, args: argparse.Namespace) -> None:
     rows = write_asked(data, chosen.side, chosen.frames, sentences=max(counts))
     sides = {str(count): partial(measured, partial(ground, engine, rows[:count], data)) for count in counts}
     ground(engine, rows[:2], data)  # whatever is done once
-    facts = {"frames": chosen.frames, "new_tokens": NEW_TOKENS, "parameters_in_millions": parameters(engine.model)}
+    facts = {"frames": chosen.frames, "new_tokens": NEW_TOKENS, **about(engine.model)}
     found = rows_of(chosen.turns_of(sides), "1")
     report(args, "sentences on one video", [{"sentences": row.pop("side"), **row} for row in found], **facts)
 
@@ -87,7 +87,7 @@ def compare_predict(chosen: Setting, args: argparse.Namespace) -> None:
         pairs = zip(a.boxes, b.boxes, strict=True)
         farthest = max(farthest, *(abs(x - y) for box, other in pairs for x, y in zip(box, other)))
 
-    facts = {"frames": chosen.frames, "videos": args.videos, "sentences_each": args.per_video}
+    facts = {**about(engine.model), "frames": chosen.frames, "videos": args.videos, "sentences_each": args.per_video}
     report(args, "predict", rows_of(taken, "row by row"), pixels_apart=farthest, **facts)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from gpu.asked import name_of, write_asked
-from gpu.claims import Setting, command_line, parameters, report, setting
+from gpu.claims import Setting, about, command_line, report, setting
 from gpu.engines import device
-from gpu.measuring import Measurement, measured, rows_of
+from gpu.measuring import Measurement, measured, rows_of, unless_out_of_memory
 
 from spacevllm_plugin.modeling.box_bits import from_bits
 
@@ -107,7 +107,7 @@ def main() -> None:
     with setting(args) as chosen:
         sides = Sides(chosen, args.sentences)
         for name, batches in sides.batches.items():
-            sides.step(name, batches[:1])  # whatever is done once
+            unless_out_of_memory(partial(sides.step, name, batches[:1]))  # whatever is done once
 
         taken = chosen.turns_of({name: partial(sides.step, name) for name in sides.batches})
         rows = []
@@ -122,7 +122,7 @@ def main() -> None:
             rows.append({**row, **own})
 
         facts = {"frames": chosen.frames, "sentences": args.sentences}
-        report(args, "sentences in training", rows, **facts, parameters_in_millions=parameters(sides.model))
+        report(args, "sentences in training", rows, **facts, **about(sides.model))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ in full, in fp32, with 151,936 words at 100 million parameters, as the logits' s
 from functools import partial
 
 from gpu.asked import write_asked
-from gpu.claims import command_line, parameters, report, setting
+from gpu.claims import about, command_line, report, setting
 from gpu.measuring import rows_of
 from gpu.sides import lean_loss, plain_side, training_inputs
 from gpu.training import fresh_step
@@ -43,7 +43,7 @@ def main() -> None:
         rows = [
             {**one, "tokens": tokens.get(one["side"], inputs["input_ids"].shape[1])} for one in rows_of(taken, "lean")
         ]
-        facts = {"frames": chosen.frames, "parameters_in_millions": parameters(engine.model)}
+        facts = {"frames": chosen.frames, **about(engine.model)}
         report(args, "training step", rows, **facts, trained_in_millions=sum(p.numel() for p in trained) // 10**6)
 
 

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +21,12 @@ import host_syncs  # noqa: E402
 import questions  # noqa: E402
 import sentences  # noqa: E402
 import training_step  # noqa: E402
-from gpu import claims, report  # noqa: E402
+from gpu import claims, report, sides  # noqa: E402
+from gpu.asked import write_asked  # noqa: E402
 from gpu.measuring import Measurement, measured, rows_of, take_turns, unless_out_of_memory  # noqa: E402
 from gpu.steps import environment  # noqa: E402
+
+from spacevllm_plugin.inference.engine import row_item  # noqa: E402
 
 
 SCRIPTS = {
@@ -110,6 +115,44 @@ def test_a_claim_runs_and_its_table_is_in_the_report(tmp_path):
     step = {"name": "grounding", "outcome": "ok", "seconds": 1.0, "last_line": "", "figures": found}
     page = report.page({"title": "GPU claims", "dry": True, "steps": [step]})
     assert "| ground | " in page and "prompt tokens" in page
+
+
+def test_a_place_that_waits_is_counted_as_often_as_it_does_in_the_step():
+    listener, shown = host_syncs.Listener(), warnings.showwarning
+
+    def wait():
+        warnings.warn(f"called a {host_syncs.WORD}", stacklevel=1)  # as torch says it, in whoever calls it
+
+    with warnings.catch_warnings():
+        wait()
+        listener.on_step_end(None, SimpleNamespace(global_step=host_syncs.STEPS - 1), None)
+        for _ in range(3):
+            wait()
+
+        with pytest.raises(host_syncs.Heard):
+            listener.on_step_end(None, SimpleNamespace(global_step=host_syncs.STEPS), None)
+
+        wait()
+
+    ((place, line, inner),) = listener.places
+    assert listener.places.total() == 3 and place == inner
+    assert place.startswith("tests/test_claims.py:") and line.startswith("warnings.warn(")
+    assert warnings.showwarning is shown
+
+
+def test_the_plain_side_is_transformers_own_and_the_lean_loss_its_loss(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["any"])
+    with claims.setting(claims.command_line("", frames=8).parse_args()) as chosen:
+        engine = chosen.trainable()
+        row, *_ = write_asked(chosen.work / "data", chosen.side, chosen.frames)
+        ours, inputs = sides.training_inputs(engine, row, row_item(engine, row, chosen.work / "data"))
+        plain = sides.plain_side(engine.model, chosen.shape.backbone)
+
+    assert ours["input_ids"].shape[1] - inputs["input_ids"].shape[1] == len(ours["box_targets"]) == 8
+    stock, lean = plain(**inputs), sides.lean_loss(plain, inputs)
+    assert stock.logits.shape[:2] == inputs["input_ids"].shape  # of the whole prompt
+    torch.testing.assert_close(lean, stock.loss)
+    assert not any(module.__module__.startswith("spacevllm_plugin") for module in plain.modules())
 
 
 def test_only_the_real_shape_is_computed_in_half_precision(tmp_path):

@@ -22,7 +22,7 @@ ORDER = [
     ("backbones", "unistg"),
     ("inference",),
     ("distributed",),
-    ("exporters", "scoreboard"),
+    ("exporters", "scoreboard", "serving"),
     ("demo",),
     ("integration",),
     ("lmms_eval",),

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from gpu.engines import load_for_grounding, load_for_training, training_run
 from gpu.measuring import Side, take_turns, unless_out_of_memory
@@ -122,9 +122,12 @@ def setting(args: argparse.Namespace, vocabulary: bool = False) -> Iterator[Sett
         yield chosen
 
 
-def parameters(model: Any) -> int:
-    """How many there are, in millions."""
-    return round(sum(parameter.numel() for parameter in model.parameters()) / 1e6)
+def about(model: Any) -> dict[str, Any]:
+    """What a table says of its model, adapters and heads included."""
+    return {
+        "parameters_in_millions": round(sum(parameter.numel() for parameter in model.parameters()) / 1e6),
+        "attention": model.config.get_text_config()._attn_implementation,
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -132,7 +135,7 @@ def machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "device": gpu or f"cpu, {torch.get_num_threads()} threads",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {name: version(name) for name in ("torch", "transformers", "llamafactory")},
     }
 
 

@@ -17,6 +17,7 @@ from ..data.jsonl import filled_lines, json_problem
 from ..data.media import locate, video_source
 from ..data.rules import first_error
 from ..data.schema import RowError, RowFields, parse_row
+from ..data.storage import absolute, is_remote
 from ..data.video import VideoRef
 from .library import Library, Share
 from .media import Fault, Job, Reading
@@ -129,6 +130,9 @@ def _read_line(number: int, text: bytes, options: CheckOptions) -> _Line:
         line.row = parse_row(data)
     except RowError as err:
         line.error = err
+        if err.kind == "media-secret":  # not even looked at
+            return line
+
         try:
             line.row = RowFields.model_validate(data)
         except ValidationError:
@@ -164,7 +168,7 @@ def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
 def _absolute(path: str, folders: list[str]) -> str:
     """Where a medium lies, or where it should."""
     found = locate(path, folders)
-    return os.path.abspath(found if os.path.exists(found) else os.path.join(folders[0], path))
+    return absolute(found if is_remote(found) or os.path.exists(found) else os.path.join(folders[0], path))
 
 
 def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, out: IO[bytes] | None) -> None:

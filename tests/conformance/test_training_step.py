@@ -69,14 +69,14 @@ def test_without_any_box_every_head_still_takes_part(model_and_batch, targets):
     assert gradients["staq_embedding.weight"].isfinite().all()
 
 
-@pytest.mark.parametrize("media", ["mixed", "video", "image", "turns"])
-def test_every_parameter_takes_part_but_those_that_are_named(model_and_batch, make_engine, prompts, request, media):
+@pytest.mark.parametrize("name", ["mixed", "video", "image", "turns"])
+def test_every_parameter_takes_part_but_those_that_are_named(model_and_batch, make_engine, prompts, request, name):
     """So that DDP need not search for those without a gradient, which no rank may have of others."""
     model, *_ = model_and_batch
     engine = make_engine(request.node.callspec.params["model_and_batch"], presence_head=True)
-    _, _, gradients, _ = step(model, supervised(engine, [prompts(engine)[media]]), training=True)
+    _, _, gradients, _ = step(model, supervised(engine, [prompts(engine)[name]]), training=True)
     unread = {id(parameter) for module in model.unread_modules for parameter in module.parameters()}
-    assert {name for name, parameter in model.named_parameters() if id(parameter) not in unread} == gradients.keys()
+    assert {key for key, parameter in model.named_parameters() if id(parameter) not in unread} == gradients.keys()
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
