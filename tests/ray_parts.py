@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 
 CODE = "import sys; from spacevllm_plugin.cli.main import main; sys.exit(main())"
@@ -35,6 +36,7 @@ for _ in sys.stdin:  # a line: a node dies
 cluster.shutdown()
 """
 PATIENCE = 600
+STARTS = 3
 
 
 class Nodes:
@@ -46,6 +48,11 @@ class Nodes:
     """
 
     def __init__(self, cpus):
+        # On a busy machine Ray may give up its own start.
+        if not any(self._start(cpus) for _ in range(STARTS)):
+            pytest.skip("no Ray cluster comes up on this machine")
+
+    def _start(self, cpus):
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLUSTER, *map(str, cpus)],
             env={**os.environ, **ENVIRONMENT},
@@ -53,10 +60,11 @@ class Nodes:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.address = self._line("address ").split()[1]
+        self.address = self._line("address ").removeprefix("address ").strip()
+        return self.address
 
     def _line(self, beginning):
-        return next(line for line in iter(self.process.stdout.readline, "") if line.startswith(beginning))
+        return next((line for line in iter(self.process.stdout.readline, "") if line.startswith(beginning)), "")
 
     def lose_one(self):
         """The last node dies, with all that runs on it."""

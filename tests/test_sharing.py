@@ -6,13 +6,15 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import pytest
 from conftest import write_video
 from crew import Crew, times
-from unistg_parts import annotated, frame, read_lines, refined, rejected, write_lines
+from tiny_detector import write_tiny_detector
+from unistg_parts import annotated, frame, read_lines, refined, rejected, vtg, write_lines
 
 from spacevllm_plugin.check import CheckOptions, check_file
 from spacevllm_plugin.check.library import CRASHED
@@ -32,6 +34,7 @@ from spacevllm_plugin.inference.predictor import predict_rows, sort_predictions
 from spacevllm_plugin.unistg.endpoint import EndpointError
 from spacevllm_plugin.unistg.filter import Filter
 from spacevllm_plugin.unistg.refiner import Refiner
+from spacevllm_plugin.unistg.rows import Analyzed
 from spacevllm_plugin.unistg.stage import GAVE_UP, StageError, run_stage
 
 
@@ -359,6 +362,7 @@ import sys, warnings
 sys.modules["fcntl"] = None
 from pathlib import Path
 from spacevllm_plugin.unistg.refiner import Refiner
+from spacevllm_plugin.unistg.rows import Analyzed
 from spacevllm_plugin.unistg.stage import StageError, run_stage
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 class Meanwhile(Refiner):
@@ -458,6 +462,56 @@ def test_convert_probes_each_video_once_and_writes_the_same(folder, monkeypatch)
 @pytest.fixture
 def file(synthetic_set):
     return str(synthetic_set.folder / "annotations.jsonl")
+
+
+@pytest.fixture
+def by_crew(monkeypatch):
+    """`--ray` has workers in this process, of which the first dies."""
+    crews = []
+
+    class Cluster:
+        def crew(self, make, use_gpus=False):
+            crews.append(Crew(make, dies=times(1)))
+            return crews[-1]
+
+    for command in ("convert", "predict", "unistg"):
+        monkeypatch.setattr(
+            f"spacevllm_plugin.cli.{command}.sharing", lambda args: nullcontext(Cluster() if args.ray else None)
+        )
+
+    return crews
+
+
+def test_annotate_loads_its_detector_in_the_worker(by_crew, tmp_path):
+    checkpoint = write_tiny_detector(tmp_path / "tiny")
+    write_video(tmp_path / "v.mp4", 30)
+    row = partial(vtg, span=(2, 20), fps=4.0, num_frames=30, size=(48, 48))
+    rows = [row(str(i), "the man", video="v.mp4" if i % 3 else "gone.mp4") for i in range(6)]
+    objects = [Analyzed(id=row["id"], source=row, objects=["man", "red circle"]) for row in rows]
+    data = write_lines(tmp_path / "in.jsonl", objects)
+    command = ["unistg", "annotate", "--data", str(data), "--media-dir", str(tmp_path), "--detector", str(checkpoint)]
+    for name, more in (("a", []), ("b", ["--ray"])):
+        assert main([*command, "--stride", "6", "--device", "cpu", "--out", str(tmp_path / name), *more]) == 0
+
+    assert by_crew[0].answered == 2
+    for suffix in ("", ".rejects.jsonl", ".counts.json"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes() != b""
+
+
+def test_predict_and_convert_hand_their_workers_what_they_need(
+    by_crew, tiny_base, synthetic_set, file, folder, capsys
+):
+    command = ["predict", "--model", str(tiny_base("qwen3_vl")), "--data", file, "--max-new-tokens", "3"]
+    command += ["--arg", "infer_dtype=float32", "--arg", "video_maxlen=4"]
+    for name, more in (("a", []), ("b", ["--ray", "--retries", "1"])):
+        assert main([*command, "--out", str(folder / name), *more]) == 0
+
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes() and len(by_crew) == 1
+    (folder / "charades").symlink_to(folder / "videos")
+    (folder / "raw.txt").write_text("0 0.0 1.0##person sits.\n")
+    command = ["convert", "charades-sta", "--annotations", str(folder / "raw.txt"), "--media-dir", str(folder)]
+    assert main([*command, "--split", "test", "--out", str(folder / "rows.jsonl"), "--ray"]) == 0
+    assert by_crew[1].answered == 1 and next(read_rows(folder / "rows.jsonl")).media.num_frames == 8
 
 
 def test_without_ray_it_is_one_line(file, tmp_path, monkeypatch, capsys):

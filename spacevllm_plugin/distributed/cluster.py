@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,10 @@ class Cluster:
         self.address, self.workers, self.verbose = address, workers, verbose
 
     def __enter__(self) -> "Cluster":
+        if not self.verbose:
+            # Ray warns of actors that Ray Data itself makes in a way that Ray warns of.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
         try:
             import ray
             import ray.data
@@ -116,18 +121,22 @@ class RayCrew:
         context.max_errored_blocks = max(MOST_DEAD, int(len(pieces) * MOST_DEAD_SHARE))
         rows = ray.data.from_items(
             [{"piece": pickle.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces)
-        ).map(
-            Worker,
-            fn_constructor_args=(self.make, Setting.here()),
-            # One piece in flight: with more of them, those that only waited would count as tried.
-            compute=ray.data.ActorPoolStrategy(size=min(self.size, len(pieces)), max_tasks_in_flight_per_actor=1),
-            num_cpus=1,
-            num_gpus=self.gpus,
-            max_restarts=-1,
-            max_task_retries=0,  # counted in `rounds`: Ray would try for ever
         )
+        with warnings.catch_warnings():
+            # Ray 2.64 will take the last two otherwise: see the upper bound of the extra in setup.py.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            answers = rows.map(
+                Worker,
+                fn_constructor_args=(self.make, Setting.here()),
+                # One piece in flight: with more of them, those that only waited would count as tried.
+                compute=ray.data.ActorPoolStrategy(size=min(self.size, len(pieces)), max_tasks_in_flight_per_actor=1),
+                **({"num_gpus": self.gpus} if self.gpus else {"num_cpus": 1}),
+                max_restarts=-1,
+                max_task_retries=0,  # counted in `rounds`: Ray would try for ever
+            )
+
         try:
-            for row in rows.iter_rows():
+            for row in answers.iter_rows():
                 yield pickle.loads(row["answer"])
         except ray.exceptions.RayError as err:
             raise Stopped(f"Ray: {one_line(err)}") from None
