@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,10 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from tqdm import tqdm
 
-from ..data.facts import Facts
+from ..data.facts import Facts, has_clock
 from ..data.jsonl import filled_lines, json_problem
 from ..data.media import locate, video_source
+from ..data.media_index import MediaIndex, MediaIndexWriter
 from ..data.rules import first_error
 from ..data.schema import RowError, RowFields, parse_row
 from ..data.video import VideoRef
@@ -36,12 +38,14 @@ class CheckOptions:
         memory: Where examined media are remembered, see `Library`.
         workers: Processes that examine media.
         reading: Also decode the frames that training would read.
+        media_index: What is known of video files, read and added to.
     """
 
     folders: list[str]
     memory: Path
     workers: int = 1
     reading: Reading | None = None
+    media_index: MediaIndex | None = None
 
 
 @dataclass
@@ -78,7 +82,8 @@ def check_file(path: Path, options: CheckOptions, fixed: IO[bytes] | None = None
     seen: dict[str, int] = {}
     report = Report()
     with (
-        Library(options.memory, options.workers) as library,
+        MediaIndexWriter(options.media_index) if options.media_index else nullcontext() as shelf,
+        Library(options.memory, options.workers, shelf) as library,
         open(path, "rb") as file,
         tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar,
     ):
@@ -149,7 +154,7 @@ def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
     span = row.target.span_frames if row.target else None
     clip = row.media.clip if row.media else None
     moments = frozenset((span or ()) + (clip or ())) if index == 0 else frozenset()
-    return Job(ref.encode(), True, options.reading, moments)
+    return Job(ref.encode(), True, options.reading, moments, options.media_index is not None and has_clock(ref))
 
 
 def _absolute(path: str, folders: list[str]) -> str:

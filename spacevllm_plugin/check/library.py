@@ -15,7 +15,10 @@ from pydantic_core import from_json
 from ..data.facts import Facts
 from ..data.output import appended
 from ..data.schema import RowError
-from .media import Fault, Identity, Job, examine, identity
+from ..data.video import MediaError, Shelf, VideoRef
+from ..data.video import identity as file_identity
+from ..data.video.index import Index
+from .media import Examined, Fault, Identity, Job, examine, identity
 
 
 CRASHED = "the process that read it died"
@@ -31,12 +34,14 @@ class Library:
     Args:
         memory: JSONL file; made if it is not there.
         workers: Processes.
+        shelf: Media index, whose word is taken for the video files that it knows, and which gets what is found out.
     """
 
-    def __init__(self, memory: Path, workers: int) -> None:
+    def __init__(self, memory: Path, workers: int, shelf: Shelf | None = None) -> None:
         self.counts = {"files": 0, "examined": 0, "remembered": 0, "unusable": 0}
         self._found: dict[str, Facts | Fault] = {}
         self._workers = workers
+        self._shelf = shelf
         self._pool: ProcessPoolExecutor | None = None
         self._remembered = _read_memory(memory)
         self._memory = appended(memory)
@@ -71,8 +76,8 @@ class Library:
         if found is not None:
             return isinstance(found, Fault) or found.know(job.moments)
 
-        known, facts = self._remembered.pop(job.key, (None, None))
-        if facts is None or not facts.know(job.moments) or identity(job) != known:
+        facts = self._recall(job)
+        if facts is None:
             return False
 
         self._found[job.key] = facts
@@ -80,7 +85,28 @@ class Library:
         self.counts["remembered"] += 1
         return True
 
-    def _note(self, job: Job, answer: tuple[Identity, Facts] | Fault) -> None:
+    def _recall(self, job: Job) -> Facts | None:
+        """What an earlier run found, if the medium is as it was then."""
+        known, facts = self._remembered.pop(job.key, (None, None))
+        if job.indexed:
+            ref = VideoRef.parse(job.source)
+            index = self._indexed(ref.path)
+            if index is None:
+                return None
+
+            if job.reading is None:
+                info = index.info
+                return Facts.of_video(ref, info.width, info.height, info.timeline, job.moments)
+
+        return facts if facts is not None and facts.know(job.moments) and identity(job) == known else None
+
+    def _indexed(self, path: str) -> Index | None:
+        try:
+            return self._shelf.load(file_identity(path))
+        except MediaError:
+            return None
+
+    def _note(self, job: Job, answer: Examined | Fault) -> None:
         first = job.key not in self._found
         self.counts["files"] += first
         if isinstance(answer, Fault):
@@ -88,7 +114,10 @@ class Library:
             self.counts["unusable"] += first
             return
 
-        (size, changed), facts = answer
+        (size, changed), facts, entry = answer
+        if entry is not None:
+            self._shelf.save(*entry)
+
         known = self._found.get(job.key)
         if isinstance(known, Facts) and known.seconds and facts.seconds:
             facts = replace(facts, seconds=known.seconds | facts.seconds)
@@ -99,7 +128,7 @@ class Library:
         self._memory.write((json.dumps(line, ensure_ascii=False) + "\n").encode(errors="surrogateescape"))
         self._memory.flush()  # so that a killed run leaves it
 
-    def _examine(self, jobs: list[Job]) -> Iterable[tuple[Job, tuple[Identity, Facts] | Fault]]:
+    def _examine(self, jobs: list[Job]) -> Iterable[tuple[Job, Examined | Fault]]:
         if not jobs:
             return
 
@@ -126,7 +155,7 @@ class Library:
                 yield job, _examine_alone(job)
 
 
-def _examine_alone(job: Job) -> tuple[Identity, Facts] | Fault:
+def _examine_alone(job: Job) -> Examined | Fault:
     with _new_pool(1) as pool:
         try:
             return pool.submit(examine, job).result()

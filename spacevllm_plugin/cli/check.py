@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..check import CheckOptions, Report, check_file
 from ..check.media import Reading
+from ..data.media_index import MediaIndex
 from ..data.output import Outputs
 from .errors import CommandError
 from .outputs import apart_from, check_outputs
@@ -26,6 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="M",
         help="what is known of media files, so that a killed run goes on (default: FILE.jsonl.media)",
+    )
+    parser.add_argument(
+        "--media-index",
+        type=Path,
+        metavar="I",
+        help="media index: what it knows of videos is not looked up again, what is found out is added, for `media_index: "
+        "I` in recipes",
     )
     parser.add_argument(
         "--workers",
@@ -49,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     """Check, print, write; fails when there are problems that `--fix` has not taken care of."""
     media_dir = args.media_dir or args.file.parent
     memory = args.memory or args.file.with_name(args.file.name + ".media")
-    _check_paths(args.file, media_dir, {"--fix": args.fix, "--json": args.json}, {"--memory": memory})
+    files = {"--memory": memory, "--media-index": args.media_index}
+    _check_paths(args.file, media_dir, {"--fix": args.fix, "--json": args.json}, files)
     if args.workers < 1:
         raise CommandError("--workers must be at least 1")
 
@@ -57,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError("--video-maxlen and --video-fps must be above 0")
 
     reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
-    options = CheckOptions([str(media_dir), str(args.file.parent)], memory, args.workers, reading)
+    folders = [str(media_dir), str(args.file.parent)]
+    media_index = MediaIndex.at(args.media_index) if args.media_index else None
+    options = CheckOptions(folders, memory, args.workers, reading, media_index)
     with apart_from(args.fix, args.json):
         try:
             with Outputs() as outputs:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.schema import Media, Target
-from ..data.video import MediaError, VideoInfo, VideoRef, probe
-from .base import Report, Sample, Source, existing, option
+from ..data.video import MediaError, VideoInfo, VideoRef
+from .base import Report, Sample, existing, option
 from .media_name import is_media_name
+from .probing import ProbingSource
 from .text import tidy
 
 
@@ -41,7 +42,7 @@ def paired(
 
 
 @dataclass(kw_only=True)
-class MomentSource(Source):
+class MomentSource(ProbingSource):
     """A set of sentences and spans in seconds (vtg rows)."""
 
     media_dir: Path | None = option(
@@ -92,7 +93,7 @@ class MomentSource(Source):
 
             video = found
             try:
-                info = probe(VideoRef(path=str(folder / video)))
+                info = self.probe(VideoRef(path=str(folder / video)))
             except MediaError as err:
                 return report.drop("video_unreadable", f"{sample_id}: {err}")
 

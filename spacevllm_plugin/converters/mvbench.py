@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.schema import Media
-from ..data.video import MediaError, VideoRef, probe
+from ..data.video import MediaError, VideoInfo, VideoRef
 from .base import Raw, Report, Sample, existing, option, parse_raw
 from .media_name import is_media_name
+from .probing import ProbingSource
 from .questions import QuestionSource
 from .streams import json_items
 
@@ -54,7 +55,7 @@ class _Item(Raw):
 
 
 @dataclass(kw_only=True)
-class MVBench(QuestionSource):
+class MVBench(QuestionSource, ProbingSource):
     """MVBench: twenty temporal tasks, multiple choice; `group` is the task.
 
     Reads TASK.json of a folder. Some tasks ask about a part of a video. The authors publish two branches: `main` has whole
@@ -96,7 +97,7 @@ class MVBench(QuestionSource):
                 video, ref = self._find(task, item)
                 repairs: set[str] = set()
                 try:
-                    media = _media(ref, item)
+                    media = _media(self.probe(ref), item) if ref is not None else None
                 except MediaError:
                     # Prediction will meet the same: the row stays, and fails there.
                     media, repairs = None, {"video_unreadable"}
@@ -123,12 +124,8 @@ class MVBench(QuestionSource):
         return f"{FOLDERS[task][0]}/{item.video}", None
 
 
-def _media(ref: VideoRef | None, item: _Item) -> Media | None:
+def _media(info: VideoInfo, item: _Item) -> Media:
     """The facts of a video of which a part is meant, with that part."""
-    if ref is None:
-        return None
-
-    info = probe(ref)
     timeline = info.timeline
     clip = None
     if item.start is not None and item.end is not None:

@@ -22,6 +22,8 @@ from tempfile import NamedTemporaryFile
 import numpy as np
 from filelock import FileLock
 
+from .video import IndexFolder
+
 
 # Part of every key: to be raised whenever the same key would have to mean other pixels.
 VERSION = 1
@@ -68,9 +70,9 @@ class FrameCache:
         return cls(os.path.abspath(folder), round(gigabytes * 1e9))
 
     @property
-    def indexes(self) -> str:
-        """Folder beside the entries where the indexes of video files are kept, however full the cache is."""
-        return os.path.join(self.folder, "index")
+    def indexes(self) -> IndexFolder:
+        """Beside the entries: where the indexes of video files are kept, however full the cache is."""
+        return IndexFolder(os.path.join(self.folder, "index"))
 
     def path(self, *key: object) -> Path:
         """Where the entry of a key lies; a key is what identifies the pixels, written out."""
