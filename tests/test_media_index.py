@@ -278,3 +278,8 @@ def test_an_unusable_file_is_one_line(start, data, tmp_path, capsys):
     assert main(["check", str(data / "rows.jsonl"), "--media-index", str(tmp_path / "notes.txt")]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "notes.txt is some other file" in line
+
+
+def test_only_videos_of_rows_that_are_tokenised_are_opened(start, data, opened):
+    assert len(start(max_samples=1)) == 1
+    assert sum(opened().values()) == 1

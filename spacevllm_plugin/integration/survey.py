@@ -13,6 +13,9 @@ from .cache import comes_first, distinct_paths
 from .options import RunOptions
 
 
+ROWS_AT_ONCE = 10_000
+
+
 def survey_videos(dataset: Any, options: RunOptions, data_args: Any, training_args: Any, logger: Any) -> None:
     """Find out about the videos of a converted data set.
 
@@ -23,8 +26,7 @@ def survey_videos(dataset: Any, options: RunOptions, data_args: Any, training_ar
         training_args: LLaMA-Factory's; the first process of those that share a cache writes the media index.
         logger: LLaMA-Factory's.
     """
-    paths = {VideoRef.parse(video).path for video in distinct_paths(dataset, "_videos")} - {None}
-    files = sorted(path for path in paths if has_clock(VideoRef(path)))
+    files = _video_files(dataset)
     most = MEMORY // OVERHEAD
     if options.indexes is None and len(files) > most:
         logger.warning_rank0(
@@ -41,3 +43,12 @@ def survey_videos(dataset: Any, options: RunOptions, data_args: Any, training_ar
         workers = data_args.preprocessing_num_workers or 1
         for _ in tqdm(survey(files, shelf, workers), "Looking at videos", len(files), disable=None):
             pass
+
+
+def _video_files(dataset: Any) -> list[str]:
+    """The distinct video files of the rows that a selection has left in."""
+    paths: set[str | None] = set()
+    for batch in dataset.select_columns(["_videos"]).with_format("arrow").iter(ROWS_AT_ONCE):
+        paths.update(VideoRef.parse(video).path for video in distinct_paths(batch, "_videos"))
+
+    return sorted(path for path in paths - {None} if has_clock(VideoRef(path)))
