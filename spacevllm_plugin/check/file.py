@@ -19,6 +19,7 @@ from ..data.media import locate, video_source
 from ..data.media_index import MediaIndex, MediaIndexWriter
 from ..data.rules import first_error
 from ..data.schema import RowError, RowFields, parse_row
+from ..data.storage import absolute, is_remote
 from ..data.video import VideoRef
 from .library import Library
 from .media import Fault, Job, Reading
@@ -160,7 +161,7 @@ def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
 def _absolute(path: str, folders: list[str]) -> str:
     """Where a medium lies, or where it should."""
     found = locate(path, folders)
-    return os.path.abspath(found if os.path.exists(found) else os.path.join(folders[0], path))
+    return absolute(found if is_remote(found) or os.path.exists(found) else os.path.join(folders[0], path))
 
 
 def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, out: IO[bytes] | None) -> None:

@@ -19,6 +19,7 @@ from threading import Lock
 import numpy as np
 
 from .output import destination
+from .storage import absolute
 from .video import MediaError, Shelf, identity
 from .video.index import Identity, Index
 from .video.index_store import facts_of, from_facts, index_of, recent
@@ -208,4 +209,4 @@ def _is_ours(file: Path) -> bool:
 
 
 def _name(key: Identity) -> bytes:
-    return os.fsencode(os.path.abspath(key[0]))
+    return os.fsencode(absolute(key[0]))

@@ -38,7 +38,7 @@ def finished(out: Path) -> Iterator[tuple[str, bytes]]:
 def predict_rows(
     engine: Engine,
     rows: Iterable[AnnotationRow],
-    media_dir: Path,
+    media_dir: Path | str,
     out: Path,
     batch_size: int,
     max_new_tokens: int,
@@ -54,7 +54,7 @@ def predict_rows(
     Args:
         engine: The loaded model.
         rows: Annotation rows; targets and answers are not looked at.
-        media_dir: Where relative media paths start.
+        media_dir: Where relative media paths start; may be an address.
         out: JSONL file of prediction rows; rows whose id is in it already are passed over.
         batch_size: Most rows per generation.
         max_new_tokens: Longest answer, in tokens.
@@ -63,6 +63,10 @@ def predict_rows(
 
     Returns:
         Counts by status, and `skipped` for the rows already there; of this process's share.
+
+    Raises:
+        StorageError: The storage of a medium cannot be reached: no row's fault, and none fails of it. What is in the file
+            stays, and the next run goes on from there.
     """
     own = {row_id for row_id, _ in finished(out)}
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}

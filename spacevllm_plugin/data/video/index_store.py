@@ -5,7 +5,6 @@ Making one may mean reading a whole file; a worker process lives for an epoch at
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..storage import absolute
 from ..timeline import Timeline
 from .index import Identity, Index, identity, make_index
 from .source import VideoInfo
@@ -152,7 +152,7 @@ class IndexFolder:
 
     def _place(self, key: Identity) -> Path:
         """One place for each path, so that the index of a changed file replaces the old one."""
-        name = hashlib.sha256(os.path.abspath(key[0]).encode("utf-8", "surrogateescape")).hexdigest()
+        name = hashlib.sha256(absolute(key[0]).encode("utf-8", "surrogateescape")).hexdigest()
         return Path(self.folder, name[:2], f"{name}.npz")
 
     @staticmethod
