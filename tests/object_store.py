@@ -15,7 +15,11 @@ from contextlib import contextmanager
 LOG = "/_log"
 Request = namedtuple("Request", "method path range bytes")
 # What every process that shall reach it needs; no other storage is reached by these.
-KEYS = {"AWS_ACCESS_KEY_ID": "public-id", "AWS_SECRET_ACCESS_KEY": "very-secret-key", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "public-id",
+    "AWS_SECRET_ACCESS_KEY": "very-secret-key",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 def serve(port):

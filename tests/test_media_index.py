@@ -14,6 +14,7 @@ from conftest import write_video
 from converting import converted
 from runs import tokenise, write_data
 
+from spacevllm_plugin.backbones import prompter
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.media_index import MediaIndex, MediaIndexError, MediaIndexWriter, survey
 from spacevllm_plugin.data.video import VideoRef, identity, index_store, probe, read
@@ -283,3 +284,9 @@ def test_an_unusable_file_is_one_line(start, data, tmp_path, capsys):
 def test_only_videos_of_rows_that_are_tokenised_are_opened(start, data, opened):
     assert len(start(max_samples=1)) == 1
     assert sum(opened().values()) == 1
+
+
+def test_a_row_is_planned_once(start, monkeypatch):
+    planned, plan_video = [], prompter.plan_video
+    monkeypatch.setattr(prompter, "plan_video", lambda *args: planned.append(args) or plan_video(*args))
+    assert len(start()) == len(planned) == 15

@@ -17,6 +17,7 @@ from ..data.facts import Facts, has_clock
 from ..data.jsonl import filled_lines, json_problem
 from ..data.media import locate, video_source
 from ..data.media_index import MediaIndex, MediaIndexWriter
+from ..data.members import containing_file
 from ..data.rules import first_error
 from ..data.schema import RowError, RowFields, parse_row
 from ..data.storage import absolute, is_remote
@@ -161,7 +162,9 @@ def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
 def _absolute(path: str, folders: list[str]) -> str:
     """Where a medium lies, or where it should."""
     found = locate(path, folders)
-    return absolute(found if is_remote(found) or os.path.exists(found) else os.path.join(folders[0], path))
+    return absolute(
+        found if is_remote(found) or os.path.exists(containing_file(found)) else os.path.join(folders[0], path)
+    )
 
 
 def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, out: IO[bytes] | None) -> None:

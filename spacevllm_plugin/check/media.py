@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..data.facts import Facts, has_clock
 from ..data.plan import Preprocessing, plan_video
-from ..data.storage import StorageError, is_remote, look, stat
+from ..data.storage import StorageError, is_ranged, is_remote, look, stat
 from ..data.timeline import FrameSampling
 from ..data.video import MediaError, VideoRef, frame_files, image_size, probe, read, read_image
 from ..data.video import identity as file_identity
@@ -97,7 +97,7 @@ def identity(job: Job) -> Identity | Fault:
 
 def _state(file: str) -> tuple[int, int]:
     """What changes with a file's content, and its bytes."""
-    if is_remote(file):
+    if is_ranged(file):
         return stat(file)
 
     there = os.stat(file)

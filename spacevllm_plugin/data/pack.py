@@ -21,6 +21,7 @@ from .media import locate
 from .members import Member
 from .output import replaced
 from .schema import RowError, parse_row
+from .storage import is_ranged, read
 from .video import MediaError, VideoRef, frame_files, identity
 
 
@@ -151,8 +152,9 @@ def _add_sample(tar: tarfile.TarFile, shard: str, key: str, medium: Medium, rows
     for number, path in enumerate(medium):
         suffix = os.path.splitext(path)[1].lower() or ".bin"
         name = f"{key}{suffix}" if len(medium) == 1 else f"{key}.{number:06}{suffix}"
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with io.BytesIO(read(path)) if is_ranged(path) else open(path, "rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
             references.append(str(Member(shard, _add(tar, name, file, size), size)))
 
     _add(tar, f"{key}.jsonl", io.BytesIO(rows), len(rows))
