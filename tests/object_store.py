@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from collections import namedtuple
 from contextlib import contextmanager
 
 
-LOG = "/_log"
+LOG, DIE = "/_log", "/_die/"
 Request = namedtuple("Request", "method path range bytes")
+HEADERS = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request",
+    "Content-Type": "application/octet-stream",
+}
 # What every process that shall reach it needs; no other storage is reached by these.
 KEYS = {
     "AWS_ACCESS_KEY_ID": "public-id",
@@ -22,17 +27,33 @@ KEYS = {
 }
 
 
-def serve(port):
+def serve(port, objects):
     import logging
     from threading import Lock
 
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
+    from werkzeug.test import Client
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store, log, lock = DomainDispatcherApplication(create_backend_app), [], Lock()
+    left = []
+    for address, body in objects.items():
+        for path, data in puts(address, body):
+            assert Client(store).put(path, data=data, headers=HEADERS).status_code == 200
 
     def counting(environ, start_response):
+        if environ["PATH_INFO"].startswith(DIE):
+            left[:] = [int(environ["PATH_INFO"].removeprefix(DIE))]
+            start_response("204 No Content", [])
+            return []
+
+        if left and environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] != LOG:
+            with lock:
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(1)
+
         if environ["PATH_INFO"] == LOG:
             with lock:
                 body = json.dumps(log).encode()
@@ -50,6 +71,12 @@ def serve(port):
     run_simple("127.0.0.1", port, counting, threaded=True)
 
 
+def puts(address, body):
+    """What makes an object: its bucket, and itself."""
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    return (f"/{bucket}", b""), (f"/{bucket}/{key}", body)
+
+
 class Store:
     """The server, as tests see it."""
 
@@ -60,11 +87,14 @@ class Store:
 
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**KEYS, "AWS_ENDPOINT_URL": self.url}
-        self._objects, self._process = {}, None
+        self.objects, self._process = {}, None
 
     def start(self):
         """Start it, with all that was put into it before."""
-        self._process = subprocess.Popen([sys.executable, __file__, str(self.port)], stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen([sys.executable, __file__, str(self.port)], stdin=subprocess.PIPE)
+        with self._process.stdin as pipe:
+            pickle.dump(self.objects, pipe)
+
         while True:
             try:
                 self.log()
@@ -73,21 +103,26 @@ class Store:
                 assert self._process.poll() is None, "the S3 server did not start"
                 time.sleep(0.05)
 
-        for address, body in self._objects.items():
-            self._put(address, body)
-
-        self.log()
-
     def kill(self):
         """What a network's hole looks like from here."""
         self._process.kill()
         self._process.wait()
 
+    def die_after(self, reads):
+        """Let it die by itself, in the middle of the read that comes after so many others."""
+        urllib.request.urlopen(f"{self.url}{DIE}{reads}").read()
+
+    @property
+    def is_dead(self):
+        return self._process.poll() is not None
+
     def put(self, address, body):
         """Put bytes, or a file, at an address."""
         body = body if isinstance(body, bytes) else open(body, "rb").read()
-        self._objects[address] = body
-        self._put(address, body)
+        self.objects[address] = body
+        for path, data in puts(address, body):
+            urllib.request.urlopen(urllib.request.Request(self.url + path, data, HEADERS, method="PUT")).read()
+
         return address
 
     def put_folder(self, folder, address):
@@ -105,14 +140,6 @@ class Store:
         with urllib.request.urlopen(self.url + LOG) as answer:
             return [Request(*line) for line in json.load(answer)]
 
-    def _put(self, address, body):
-        bucket, _, key = address.removeprefix("s3://").partition("/")
-        for path, data in ((bucket, b""), (f"{bucket}/{key}", body)):
-            request = urllib.request.Request(f"{self.url}/{path}", data, method="PUT")
-            request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request")
-            request.add_header("Content-Type", "application/octet-stream")
-            urllib.request.urlopen(request).read()
-
 
 @contextmanager
 def object_store():
@@ -127,4 +154,4 @@ def object_store():
 
 if __name__ == "__main__":
     os.environ.update(KEYS)
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), pickle.load(sys.stdin.buffer))

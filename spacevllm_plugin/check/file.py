@@ -127,6 +127,9 @@ def _read_line(number: int, text: bytes, options: CheckOptions) -> _Line:
         line.row = parse_row(data)
     except RowError as err:
         line.error = err
+        if err.kind == "media-secret":  # not even looked at
+            return line
+
         try:
             line.row = RowFields.model_validate(data)
         except ValidationError:

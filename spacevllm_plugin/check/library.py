@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from ..data.facts import Facts
 from ..data.output import appended
 from ..data.schema import RowError
+from ..data.storage import look
 from ..data.video import MediaError, Shelf, VideoRef
 from ..data.video import identity as file_identity
 from ..data.video.index import Index
@@ -66,6 +67,7 @@ class Library:
             twin = merged.get(job.key)
             merged[job.key] = job if twin is None else replace(job, moments=job.moments | twin.moments)
 
+        look(file for key, job in merged.items() if key in self._remembered for file in job.files)
         waiting = [job for job in merged.values() if not self._known(job)]
         for job, answer in self._examine(waiting):
             self._note(job, answer)

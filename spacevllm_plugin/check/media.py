@@ -50,6 +50,12 @@ class Job:
 
         return f"{','.join(how)}|{self.source}"
 
+    @property
+    def files(self) -> list[str]:
+        """What the row names: files, or one folder of frame images."""
+        ref = VideoRef.parse(self.source) if self.is_video else VideoRef(path=self.source)
+        return [ref.path] if ref.frames is None else list(ref.frames)
+
 
 @dataclass(frozen=True)
 class Fault:

@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from ..data.storage import download, holds_secret, is_remote, parent, upload
+from ..data.storage import download, holds_secret, is_remote, local_copy, parent, upload
 
 
 def location(text: str) -> Path | str:
@@ -34,14 +33,8 @@ def file_name(place: Path | str) -> str:
 @contextmanager
 def local_rows(place: Path | str) -> Iterator[Path]:
     """A file of rows on this machine's disk: rows are read as a whole, so a remote one is copied while this lasts."""
-    if isinstance(place, Path):
-        yield place
-        return
-
-    with TemporaryDirectory() as folder:
-        file = Path(folder, file_name(place))
-        download(place, str(file))
-        yield file
+    with local_copy(str(place)) as file:
+        yield Path(file)
 
 
 @contextmanager

@@ -70,6 +70,11 @@ class BoundedFolder:
 
         return cls(os.path.abspath(folder), round(gigabytes * 1e9))
 
+    @property
+    def indexes(self) -> str:
+        """Folder beside the entries where the indexes of video files are kept, however full the cache is."""
+        return os.path.join(self.folder, "index")
+
     def place(self, *key: object) -> Path:
         """Where the entry of a key lies; a key is what identifies its content, written out."""
         name = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()

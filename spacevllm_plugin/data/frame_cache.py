@@ -1,6 +1,5 @@
 """A bounded cache of sampled frames on disk, shared by dataloader workers, ranks and runs: a plain `.npy` an entry."""
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from .bounded import BoundedFolder
-from .video import IndexFolder
 
 
 # Part of every key: to be raised whenever the same key would have to mean other pixels.
@@ -23,11 +21,6 @@ class FrameCache(BoundedFolder):
     suffix: ClassVar[str] = ".npy"
     option: ClassVar[str] = "frame_cache"
     others: ClassVar[str] = "other videos are decoded each time"
-
-    @property
-    def indexes(self) -> IndexFolder:
-        """Beside the entries: where the indexes of video files are kept, however full the cache is."""
-        return IndexFolder(os.path.join(self.folder, "index"))
 
     def path(self, *key: object) -> Path:
         """Where the entry of a key lies; a key is what identifies the pixels, written out."""

@@ -11,10 +11,11 @@ import posixpath
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -174,7 +175,9 @@ def look(paths: Iterable[str]) -> None:
         with suppress(FileNotFoundError):
             stat(path)
 
-    if single:
+    if len(single) == 1:
+        ask(single[0])
+    elif single:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             list(pool.map(ask, single))
 
@@ -264,6 +267,19 @@ def read(path: str) -> bytes:
 def download(path: str, file: str) -> None:
     """Copy a file from an address to this machine's disk; raises as `read_ranges` does."""
     _persist(path, lambda fs: fs.get_file(path, file))
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A file on this machine's disk: a local one itself, or a copy of a remote one while this lasts, of the same name."""
+    if not is_remote(path):
+        yield path
+        return
+
+    with TemporaryDirectory() as folder:
+        copy = os.path.join(folder, path.rpartition("/")[2])
+        download(path, copy)
+        yield copy
 
 
 def upload(file: str, path: str) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..storage import absolute
+from ..media_cache import media_cache
+from ..storage import absolute, is_remote
 from ..timeline import Timeline
 from .index import Identity, Index, identity, make_index
 from .source import VideoInfo
@@ -81,7 +82,8 @@ def index_of(path: str, shelf: Shelf | None = None) -> Index:
 
     Args:
         path: The file.
-        shelf: Where indexes are kept on disk, if at all.
+        shelf: Where indexes are kept on disk, if at all. Those of remote files are kept in their cache where there is one
+            and no other shelf is given.
 
     Raises:
         MediaError: The file cannot be used.
@@ -89,6 +91,7 @@ def index_of(path: str, shelf: Shelf | None = None) -> Index:
     key = identity(path)
     index = recent.get(key)
     if index is None:
+        shelf = shelf or _of_remote(path)
         index = shelf.load(key) if shelf is not None else None
         if index is None:
             index = make_index(path)
@@ -98,6 +101,11 @@ def index_of(path: str, shelf: Shelf | None = None) -> Index:
         recent.put(key, index)
 
     return index
+
+
+def _of_remote(path: str) -> "IndexFolder | None":
+    cache = media_cache() if is_remote(path) else None
+    return IndexFolder(cache.indexes) if cache is not None else None
 
 
 def facts_of(key: Identity, index: Index) -> dict[str, Any]:
