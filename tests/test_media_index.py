@@ -30,14 +30,14 @@ def opened(tmp_path, monkeypatch):
     log, make_index = tmp_path / "opened.log", index_store.make_index
 
     def counted(path):
-        with open(log, "a") as file:
+        with open(log, "a", errors="surrogateescape") as file:
             file.write(f"{os.path.basename(path)}\n")
 
         return make_index(path)
 
     def count():
         recent.clear()  # as in a new process
-        lines = log.read_text().split() if log.exists() else []
+        lines = log.read_text(errors="surrogateescape").split() if log.exists() else []
         log.write_text("")
         return Counter(lines)
 
@@ -65,6 +65,10 @@ def start(tiny_base, data, tmp_path):
         return tokenise(tiny_base("qwen3_vl"), data, tmp_path / "out", dataset="rows", **options)["train_dataset"]
 
     return run
+
+
+def contents(table):
+    return str(table[:])  # boxes that are not known are NaN, which equal nothing
 
 
 def videos(data):
@@ -184,17 +188,17 @@ index_of({paths[1]!r}, writer)
     assert index.load(identity(paths[1])) and opened() == {"b.mp4": 1}
 
 
-@pytest.mark.parametrize("processes", [None, 3])
-def test_tokenising_opens_each_video_once(start, data, opened, tmp_path, processes):
+def test_tokenising_opens_each_video_once(start, data, opened, tmp_path):
+    """In three processes that are forked, with rows of each video in all of them."""
     once = {path.name: 1 for path in videos(data)}
-    plain = start(preprocessing_num_workers=processes)
+    plain = start(preprocessing_num_workers=3)
     assert len(plain) == 15 and opened() == once
 
-    options = {"media_index": str(tmp_path / "media.index"), "preprocessing_num_workers": processes}
+    options = {"media_index": str(tmp_path / "media.index"), "preprocessing_num_workers": 3}
     first = start(**options)
-    assert first[:] == plain[:] and opened() == once
+    assert contents(first) == contents(plain) and opened() == once
     again = start(**options)
-    assert again[:] == plain[:] and opened() == {}
+    assert contents(again) == contents(plain) and opened() == {}
 
     os.utime(videos(data)[1])
     start(**options)

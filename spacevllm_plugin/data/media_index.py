@@ -73,14 +73,12 @@ class MediaIndex:
     def load(self, key: Identity) -> Index | None:
         """See `Shelf`."""
         try:
-            found = _connection(self.file, os.getpid()).execute(
-                "SELECT facts, clock FROM videos WHERE path = ?", (_name(key),)
-            )
-            entry = found.fetchone()
-        except sqlite3.Error as err:
-            if os.path.exists(self.file):
-                warnings.warn(f"media index {self.file}: {err}", RuntimeWarning, stacklevel=2)
-
+            database = _connection(self.file, os.stat(self.file).st_ino, os.getpid())
+            entry = database.execute("SELECT facts, clock FROM videos WHERE path = ?", (_name(key),)).fetchone()
+        except FileNotFoundError:
+            return None
+        except (OSError, sqlite3.Error) as err:
+            warnings.warn(f"media index {self.file}: {err}", RuntimeWarning, stacklevel=2)
             return None
 
         if entry is None:
@@ -192,8 +190,8 @@ def survey(videos: Iterable[str], shelf: Shelf | None, workers: int) -> Iterator
 
 
 @lru_cache(maxsize=4)
-def _connection(file: str, process: int) -> sqlite3.Connection:
-    """A reader; never one that a parent process has opened, which SQLite forbids."""
+def _connection(file: str, inode: int, process: int) -> sqlite3.Connection:
+    """A reader of a file as it is now; never one that a parent process has opened, which SQLite forbids."""
     return sqlite3.connect(f"{Path(file).as_uri()}?mode=ro", LOCK_SECONDS, uri=True, check_same_thread=False)
 
 
