@@ -25,7 +25,9 @@ from loaders import Watched, copies, recipe, watch, write_rows
 from reader import encode, repeat
 from shape_100m import SHAPE_100M
 
+from spacevllm_plugin.backbones import registry
 from spacevllm_plugin.backbones.tiny import make_tiny
+from spacevllm_plugin.backbones.upgrade import placeholder_ids
 
 
 # Frames seen, pixels along a side, height of the clip (None: the synthetic set's), shape.
@@ -53,13 +55,19 @@ def pipeline(run: dict[str, Any], workers: list[int], samples: int) -> dict[str,
     begin = time.time()
     rows = workflow.get_dataset(template, model_args, data_args, training_args, stage="sft", **parts)["train_dataset"]
     found = {"rows": len(rows), "tokenising": time.time() - begin, "seconds": {}, "spans": {}}
+    if getattr(model_args, "backbone", None):
+        # What `load_model` finds out for ours before it loads the configuration.
+        model_args.placeholder_ids = placeholder_ids(registry.get(model_args.backbone), parts["tokenizer"])
+
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(load_config(model_args))
 
     collator = workflow.SFTDataCollatorWith4DAttentionMask(
         template=template, model=model, attn_implementation="sdpa", compute_dtype=torch.float32, **parts
     )
-    for count in workers:
+    # The process itself reads last: LLaMA-Factory leaves decoders open, whose threads a fork does not take along, and a worker
+    # that closes such a one waits for them for ever.
+    for count in sorted(workers, reverse=True):
         loader = torch.utils.data.DataLoader(rows, batch_size=1, num_workers=count, collate_fn=collator)
         begin, taken = time.time(), 0
         for batch in loader:

@@ -118,8 +118,9 @@ class Watched:
         return max(mib for _, mib in self.memory)
 
     def mib(self, begin: float, end: float) -> float:
-        """Most memory in a span of the clock; of all of it where nobody looked meanwhile."""
-        return max([mib for moment, mib in self.memory if begin <= moment <= end], default=self.memory[-1][1])
+        """Most memory in a span of the clock, or next to it where nobody looked meanwhile."""
+        nearest = min(self.memory, key=lambda look: abs(look[0] - (begin + end) / 2))
+        return max([mib for moment, mib in self.memory if begin <= moment <= end], default=nearest[1])
 
     def growth(self, begin: float, end: float) -> float:
         """Most memory in the last fifth of a span over the most in its second: 1 where it is flat."""
@@ -127,7 +128,7 @@ class Watched:
         return self.mib(end - fifth, end) / self.mib(begin + fifth, begin + 2 * fifth)
 
 
-def watch(command: list[str], folder: Path, plugin: bool, every: float = 0.25) -> Watched:
+def watch(command: list[str], folder: Path, plugin: bool, every: float = 1.0) -> Watched:
     """Run a command of Python's, count the videos that it opens, and look at its memory.
 
     Args:
