@@ -19,6 +19,7 @@ TOUCH_POINTS = {
     "llamafactory.model.model_utils.visual": "composite",
     "llamafactory.model.loader": "loader",
     "llamafactory.train.sft.workflow": "workflow",
+    "llamafactory.train.tuner": "ray",
     "llamafactory.chat.hf_engine": "chat",
     "llamafactory.chat.chat_model": "terminal",
     "llamafactory.api.app": "api",

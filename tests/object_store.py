@@ -133,7 +133,9 @@ class Store:
         return address
 
     def get(self, address):
-        return urllib.request.urlopen(f"{self.url}/{address.removeprefix('s3://')}").read()
+        """What lies at an address."""
+        request = urllib.request.Request(f"{self.url}/{address.removeprefix('s3://')}", headers=HEADERS)
+        return urllib.request.urlopen(request).read()
 
     def log(self):
         """All requests since it was last asked, or started."""

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from conftest import picture, write_image, write_video
-from runs import command, train
+from runs import tokenise, train
 
 from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.cli.main import main
@@ -643,13 +643,14 @@ def losses(log):
 STEPS = {"dataset": "rows", "max_steps": 5, "per_device_train_batch_size": 2, "dataloader_num_workers": 2}
 
 
-def test_training_from_s3_is_training_from_the_disk(store, bucket, data, model, tmp_path):
-    def dataset(folder, file):
-        folder.mkdir()
-        info = {"rows": {"file_name": file, "formatting": "spacevllm"}}
-        (folder / "dataset_info.json").write_text(json.dumps(info))
-        return folder
+def dataset(folder, file):
+    """A dataset_dir whose rows lie elsewhere."""
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": file, "formatting": "spacevllm"}}))
+    return folder
 
+
+def test_training_from_s3_is_training_from_the_disk(store, bucket, data, model, tmp_path):
     base = model.parent / "base"
     near = train(base, dataset(tmp_path / "near", str(data / "annotations.jsonl")), tmp_path / "out", **STEPS)
     store.log()
@@ -671,23 +672,25 @@ def test_training_from_s3_is_training_from_the_disk(store, bucket, data, model, 
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and secret in path.read_bytes()]
 
 
-def test_training_without_an_answer_ends_with_one_line(store, bucket, model, tmp_path):
-    (tmp_path / "data").mkdir()
-    info = {"rows": {"file_name": f"{bucket}/annotations.jsonl", "formatting": "spacevllm"}}
-    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
-    from runs import arguments
-
-    run = arguments(model.parent / "base", tmp_path / "data", tmp_path / "out", **STEPS)
-    (tmp_path / "run.json").write_text(json.dumps(run))
-    store.die_after(20)
+def test_training_without_an_answer_ends_and_skips_nothing(store, bucket, data, model, tmp_path, monkeypatch, capfd):
+    """Once all is tokenised, in a dataloader's worker: `bad_media: skip` is not for this."""
+    monkeypatch.setenv(storage.VARIABLE, "0")
+    folder, base = dataset(tmp_path / "far", f"{bucket}/annotations.jsonl"), model.parent / "base"
+    tokenise(base, folder, tmp_path / "none", dataset="rows")
+    store.die_after(2)
+    forget()
     try:
-        ended = command(
-            "llamafactory-cli", "train", str(tmp_path / "run.json"), env={storage.VARIABLE: "0"}, check=False
-        )
+        with pytest.raises(StorageError, match="not reached for 0 seconds") as caught:
+            train(base, folder, tmp_path / "out", **STEPS, bad_media="skip", overwrite_cache=False)
+
+        assert store.is_dead
     finally:
         store.kill()
         store.start()
 
-    last = ended.stderr.strip().splitlines()
-    assert ended.returncode == 1 and any("StorageError: s3://sets/synth/" in line for line in last)
-    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in ended.stdout + ended.stderr
+    said = capfd.readouterr()
+    assert "Skipped" not in said.out + said.err
+    assert "DataLoader worker" in str(caught.value)
+    assert (
+        str(caught.value).strip().splitlines()[-1].startswith(f"spacevllm_plugin.data.storage.StorageError: {bucket}/")
+    )

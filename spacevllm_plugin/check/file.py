@@ -22,7 +22,7 @@ from ..data.rules import first_error
 from ..data.schema import RowError, RowFields, parse_row
 from ..data.storage import absolute, is_remote
 from ..data.video import VideoRef
-from .library import Library
+from .library import Library, Share
 from .media import Fault, Job, Reading
 from .repairs import repair
 from .report import Problem, Report
@@ -40,6 +40,7 @@ class CheckOptions:
         memory: Where examined media are remembered, see `Library`.
         workers: Processes that examine media.
         reading: Also decode the frames that training would read.
+        share: Examines media elsewhere, all of them at once, see `Library`.
         media_index: What is known of video files, read and added to.
     """
 
@@ -47,6 +48,7 @@ class CheckOptions:
     memory: Path
     workers: int = 1
     reading: Reading | None = None
+    share: Share | None = None
     media_index: MediaIndex | None = None
 
 
@@ -81,30 +83,40 @@ def check_file(path: Path, options: CheckOptions, fixed: IO[bytes] | None = None
         options: How to check.
         fixed: Gets the good rows, unchanged, and those that can be repaired.
     """
-    seen: dict[str, int] = {}
     report = Report()
     with (
         MediaIndexWriter(options.media_index) if options.media_index else nullcontext() as shelf,
-        Library(options.memory, options.workers, shelf) as library,
+        Library(options.memory, options.workers, options.share, shelf) as library,
         open(path, "rb") as file,
-        tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar,
     ):
+        if options.share is not None:
+            library.examine_all(job for line in _lines(file, options) for job in line.jobs)
+            file.seek(0)
 
-        def show() -> None:
-            bar.set_postfix(media=library.counts["files"], problems=report.rows - report.good)
-
-        stream = _lines(file, options)
-        while lines := list(islice(stream, ROWS_AT_ONCE)):
-            library.examine_all((job for line in lines for job in line.jobs), show)
-            for line in lines:
-                _judge(line, seen, library, report, fixed)
-                bar.update(len(line.text) + 1)
-
-            show()
+        with tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar:
+            _judge_all(file, options, library, report, fixed, bar)
 
         report.media = dict(library.counts)
 
     return report
+
+
+def _judge_all(
+    file: IO[bytes], options: CheckOptions, library: Library, report: Report, fixed: IO[bytes] | None, bar: tqdm
+) -> None:
+    seen: dict[str, int] = {}
+
+    def show() -> None:
+        bar.set_postfix(media=library.counts["files"], problems=report.rows - report.good)
+
+    stream = _lines(file, options)
+    while lines := list(islice(stream, ROWS_AT_ONCE)):
+        library.examine_all((job for line in lines for job in line.jobs), show)
+        for line in lines:
+            _judge(line, seen, library, report, fixed)
+            bar.update(len(line.text) + 1)
+
+        show()
 
 
 def _lines(file: IO[bytes], options: CheckOptions) -> Iterator[_Line]:

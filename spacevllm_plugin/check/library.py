@@ -19,10 +19,13 @@ from ..data.storage import look
 from ..data.video import MediaError, Shelf, VideoRef
 from ..data.video import identity as file_identity
 from ..data.video.index import Index
-from .media import Examined, Fault, Identity, Job, examine, identity
+from .media import Fault, Found, Identity, Job, examine, identity
 
 
 CRASHED = "the process that read it died"
+
+Examined = tuple[Job, Found | Fault]
+Share = Callable[[list[Job]], Iterable[Examined]]
 
 
 class Library:
@@ -35,13 +38,14 @@ class Library:
     Args:
         memory: JSONL file; made if it is not there.
         workers: Processes.
+        share: Examines media elsewhere instead.
         shelf: Media index, whose word is taken for the video files that it knows, and which gets what is found out.
     """
 
-    def __init__(self, memory: Path, workers: int, shelf: Shelf | None = None) -> None:
+    def __init__(self, memory: Path, workers: int, share: Share | None = None, shelf: Shelf | None = None) -> None:
         self.counts = {"files": 0, "examined": 0, "remembered": 0, "unusable": 0}
         self._found: dict[str, Facts | Fault] = {}
-        self._workers = workers
+        self._workers, self._share = workers, share
         self._shelf = shelf
         self._pool: ProcessPoolExecutor | None = None
         self._remembered = _read_memory(memory)
@@ -108,7 +112,7 @@ class Library:
         except MediaError:
             return None
 
-    def _note(self, job: Job, answer: Examined | Fault) -> None:
+    def _note(self, job: Job, answer: Found | Fault) -> None:
         first = job.key not in self._found
         self.counts["files"] += first
         if isinstance(answer, Fault):
@@ -130,8 +134,12 @@ class Library:
         self._memory.write((json.dumps(line, ensure_ascii=False) + "\n").encode(errors="surrogateescape"))
         self._memory.flush()  # so that a killed run leaves it
 
-    def _examine(self, jobs: list[Job]) -> Iterable[tuple[Job, Examined | Fault]]:
+    def _examine(self, jobs: list[Job]) -> Iterable[Examined]:
         if not jobs:
+            return
+
+        if self._share is not None:
+            yield from self._share(jobs)
             return
 
         self._pool = self._pool or _new_pool(self._workers)
@@ -157,7 +165,7 @@ class Library:
                 yield job, _examine_alone(job)
 
 
-def _examine_alone(job: Job) -> Examined | Fault:
+def _examine_alone(job: Job) -> Found | Fault:
     with _new_pool(1) as pool:
         try:
             return pool.submit(examine, job).result()

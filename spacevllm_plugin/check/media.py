@@ -110,7 +110,7 @@ def _state(file: str) -> tuple[int, int]:
     return there.st_mtime_ns, there.st_size
 
 
-class Examined(NamedTuple):
+class Found(NamedTuple):
     """A medium without a fault.
 
     Attributes:
@@ -124,7 +124,7 @@ class Examined(NamedTuple):
     entry: tuple[tuple, Index] | None
 
 
-def examine(job: Job) -> Examined | Fault:
+def examine(job: Job) -> Found | Fault:
     """Look at one medium; never raises for what a file can do.
 
     Raises:
@@ -144,7 +144,7 @@ def examine(job: Job) -> Examined | Fault:
     except Exception as err:  # whatever a decoder raises: one file must not end the check of the others
         return Fault("media-broken", " ".join(f"{job.source}: {type(err).__name__} {err}".split()))
 
-    return Examined(known, facts, entry)
+    return Found(known, facts, entry)
 
 
 def _entry(path: str) -> tuple[tuple, Index]:

@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..check import CheckOptions, Report, check_file
@@ -13,6 +15,7 @@ from ..data.storage import is_remote
 from .errors import CommandError
 from .locations import beside, file_name, local_rows, location
 from .outputs import apart_from, check_outputs
+from .sharing import add_ray_arguments, retries_of, sharing, tell
 
 
 EXAMPLE = "spacevllm-cli check train.jsonl --media-dir videos --fix train.good.jsonl --json report.json"
@@ -55,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=defaults.sampling,
         help="with --decode: as in the recipe",
     )
+    add_ray_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -77,10 +81,16 @@ def _run(args: argparse.Namespace, file: Path) -> None:
     reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
     folders = [str(media_dir), str(beside(args.file))]
     media_index = MediaIndex.at(args.media_index) if args.media_index else None
-    options = CheckOptions(folders, memory, args.workers, reading, media_index)
+    options = CheckOptions(folders, memory, args.workers, reading, media_index=media_index)
+    retries = retries_of(args)
     with apart_from(args.fix, args.json):
         try:
-            with Outputs() as outputs:
+            with sharing(args) as cluster, Outputs() as outputs:
+                if cluster is not None:
+                    from ..distributed.media import examine_shared
+
+                    options = replace(options, share=partial(examine_shared, cluster.crew, retries, tell))
+
                 fixed, table = (path and outputs.open(path) for path in (args.fix, args.json))
                 report = check_file(file, options, fixed)
                 if table:

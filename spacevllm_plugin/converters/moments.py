@@ -9,7 +9,7 @@ from ..data.schema import Media, Target
 from ..data.video import MediaError, VideoInfo, VideoRef
 from .base import Report, Sample, existing, option
 from .media_name import is_media_name
-from .probing import ProbingSource
+from .probing import ProbingSource, probe
 from .text import tidy
 
 
@@ -44,6 +44,8 @@ def paired(
 @dataclass(kw_only=True)
 class MomentSource(ProbingSource):
     """A set of sentences and spans in seconds (vtg rows)."""
+
+    probes = True
 
     media_dir: Path | None = option(
         "media folder; the videos in it are probed, so that rows have frame numbers, frame rate and size",
@@ -93,7 +95,7 @@ class MomentSource(ProbingSource):
 
             video = found
             try:
-                info = self.probe(VideoRef(path=str(folder / video)))
+                info = probe(VideoRef(path=str(folder / video)))
             except MediaError as err:
                 return report.drop("video_unreadable", f"{sample_id}: {err}")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.schema import Media
-from ..data.video import MediaError, VideoInfo, VideoRef
+from ..data.video import MediaError, VideoRef
 from .base import Raw, Report, Sample, existing, option, parse_raw
 from .media_name import is_media_name
-from .probing import ProbingSource
+from .probing import ProbingSource, probe
 from .questions import QuestionSource
 from .streams import json_items
 
@@ -65,6 +65,7 @@ class MVBench(QuestionSource, ProbingSource):
 
     name = "mvbench"
     folder = "mvbench"
+    probes = True
     example = "--annotations mvbench/json --media-dir media --out data_info/mvbench/test.jsonl"
 
     annotations: Path = option("folder of the twenty JSON files", Path)
@@ -97,7 +98,7 @@ class MVBench(QuestionSource, ProbingSource):
                 video, ref = self._find(task, item)
                 repairs: set[str] = set()
                 try:
-                    media = _media(self.probe(ref), item) if ref is not None else None
+                    media = _media(ref, item)
                 except MediaError:
                     # Prediction will meet the same: the row stays, and fails there.
                     media, repairs = None, {"video_unreadable"}
@@ -124,8 +125,12 @@ class MVBench(QuestionSource, ProbingSource):
         return f"{FOLDERS[task][0]}/{item.video}", None
 
 
-def _media(info: VideoInfo, item: _Item) -> Media:
+def _media(ref: VideoRef | None, item: _Item) -> Media | None:
     """The facts of a video of which a part is meant, with that part."""
+    if ref is None:
+        return None
+
+    info = probe(ref)
     timeline = info.timeline
     clip = None
     if item.start is not None and item.end is not None:

@@ -13,7 +13,7 @@ from .base import Raw, Report, Sample, Whole, existing, option, parse_raw, text_
 from .boxes import Box, fit_tube, xyxy
 from .media_name import is_media_name
 from .moments import find_video
-from .probing import ProbingSource
+from .probing import ProbingSource, probe
 from .streams import json_items
 from .text import tidy
 
@@ -51,6 +51,7 @@ class STAlign(ProbingSource):
 
     name = "st-align"
     folder = "st_align"
+    probes = True
     example = "--annotations st_align_bench.json --media-dir media --out data_info/st_align/test.jsonl"
 
     annotations: Path = option("the JSON file", Path)
@@ -97,7 +98,7 @@ class STAlign(ProbingSource):
             return report.drop("no_video", f"{sample_id}: {self.folder}/{raw.video_path}")
 
         try:
-            timeline = self.probe(VideoRef(path=str(folder / video))).timeline
+            timeline = probe(VideoRef(path=str(folder / video))).timeline
         except MediaError as err:
             return report.drop("video_unreadable", f"{sample_id}: {err}")
 

@@ -394,7 +394,11 @@ def _is_missing(err: Exception, status: int | None) -> bool:
 @cache
 def _filesystem(scheme: str, process: int) -> Any:
     """One for each process: a fork must not go on with its parent's connections, nor each thread have its own."""
-    import fsspec
+    import fsspec.asyn
+
+    thread = fsspec.asyn.iothread[0]
+    if thread is not None and not thread.is_alive():  # the parent's, which no fork takes along; it would be waited for
+        fsspec.asyn.reset_lock()
 
     # What it lists it would keep, a kilobyte a file; the hub's knows of no such option.
     options = {} if scheme == "hf" else {"use_listings_cache": False}
