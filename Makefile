@@ -59,7 +59,7 @@ gpu-check: $(if $(WHEELS),,$(INSTALLED))
 
 # On two cores ten minutes at most: two processes, each of one thread unless told otherwise, take whole files.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Bad input in quantity, to find what no test knows yet; `test` draws a few examples of the same.
 fuzz: $(INSTALLED)

@@ -19,10 +19,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_check  # noqa: E402
-from gpu.report import JSON_NAME, PAGE_NAME  # noqa: E402
+from gpu import report  # noqa: E402
 from gpu.shapes import SHAPES, write_checkpoint  # noqa: E402
 
 
+JSON_NAME, PAGE_NAME, _ = report.names("GPU check")
 # Billions of parameters, as the hub counts them.
 PUBLISHED = {"qwen3_vl_4b": 4.44, "llava_onevision_7b": 8.03, "qwen2_5_vl_7b": 8.29}
 # The height and width of a frame in tokens, at 448 x 448 pixels; LLaVA resizes to its tower's 384 x 384.

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
+from spacevllm_plugin.modeling import space_decoder
 from spacevllm_plugin.modeling.anchor import Anchor, anchor_sums
 from spacevllm_plugin.modeling.losses import giou_loss, presence_loss, space_losses
-from spacevllm_plugin.modeling.space_decoder import SpaceDecoder
+from spacevllm_plugin.modeling.space_decoder import SpaceDecoder, look
 
 
 WIDTH = 8
@@ -64,8 +65,14 @@ def by_the_formula(model, q, V, T, centers, anchor):
     return torch.sigmoid(x)
 
 
+def decode(model, visual, **given):
+    """With frames of their own as the states of all tokens."""
+    places = torch.arange(visual.shape[0] * visual.shape[1]).view(visual.shape[:2])
+    return model(states=visual.flatten(0, 1), visual=places, **given)
+
+
 def boxes_of(model, **given):
-    boxes, presence, _ = model(**given)
+    boxes, presence, _ = decode(model, **given)
     assert presence is None
     return boxes
 
@@ -171,6 +178,82 @@ def test_queries_that_share_a_caption_need_it_once(attention):
     assert results[0][1][0].any() and not results[0][1][1].any()
 
 
+@pytest.mark.parametrize("attention", ["parameter_free", "scaled"])
+def test_frames_in_parts_are_frames_at_once(attention, monkeypatch):
+    """Boxes, anchors and gradients, and no part reaches over the end of its caption's frames."""
+    results, most = [], []
+    for tokens in (4096, 12):  # two frames of six patches
+        monkeypatch.setattr(space_decoder, "TOKENS_AT_ONCE", tokens)
+        model, given = decoder(attention), inputs(queries=8)
+        given |= {name: value[:3] for name, value in given.items() if name.startswith("caption")}
+        leaves = [given[name].requires_grad_() for name in ("queries", "visual", "caption")]
+        given["queries_per_caption"] = [5, 0, 3]
+        parts = []
+        with monkeypatch.context() as patch:
+            patch.setattr(space_decoder, "look", lambda *given, own=look: parts.append(len(given[0])) or own(*given))
+            decoded = decode(model, **given)
+            forward = list(parts)
+            (decoded.boxes.square().sum() + decoded.anchor.center.sum()).backward()
+
+        most.append(forward)
+        gradients = [leaf.grad for leaf in leaves] + [parameter.grad for parameter in model.parameters()]
+        results.append([decoded.boxes, decoded.anchor.entropy, *gradients])
+
+    assert most == [[5, 3], [2, 2, 1, 2, 1]]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+
+
+def saved_bytes(model, given):
+    """What the decoder keeps for its backward pass, beside its inputs and weights."""
+    known = [*given.values(), *model.parameters()]
+    known = {tensor.untyped_storage().data_ptr() for tensor in known if torch.is_tensor(tensor)}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**given).boxes.sum().backward()
+
+    return sum(size for place, size in kept.items() if place not in known)
+
+
+def test_no_fp32_copy_of_the_visual_tokens_is_kept_for_the_backward_pass():
+    """Eight sentences about 8 frames of 400 patches: less is kept than one copy of the frames in fp32."""
+    width, sentences, frames, patches = 64, 8, 8, 400
+    model, count = decoder(width=width), sentences * frames
+    states = torch.randn(frames * patches, width, dtype=torch.bfloat16, requires_grad=True)
+    given = {
+        "queries": torch.randn(count, width, dtype=torch.bfloat16),
+        "states": states,
+        "visual": torch.arange(frames * patches).view(frames, patches).repeat(sentences, 1),
+        "visual_mask": torch.ones(count, patches, dtype=torch.bool),
+        "centers": torch.rand(count, patches, 2),
+        "caption": torch.randn(sentences, 5, width, dtype=torch.bfloat16),
+        "caption_mask": torch.ones(sentences, 5, dtype=torch.bool),
+        "queries_per_caption": [frames] * sentences,
+    }
+    assert saved_bytes(model, given) < 4 * states.numel()
+    assert states.grad.any()
+
+
+@pytest.mark.parametrize("attention", ["scaled", "projected"])
+def test_compiled_it_gives_the_same_boxes(attention):
+    """Traced into one graph for each batch's shape; `aot_eager` needs no compiler on the machine."""
+    results = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        model, given = decoder(attention), inputs()
+        queries = given["queries"].requires_grad_()
+        decoded = decode(torch.compile(model, backend="aot_eager") if compiled else model, **given)
+        decoded.boxes.square().sum().backward()
+        results.append([decoded.boxes, decoded.anchor.center, queries.grad, *(p.grad for p in model.parameters())])
+
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+
+
 def test_the_caption_matters():
     model, given = decoder(), inputs()
     assert not torch.allclose(
@@ -204,10 +287,10 @@ def test_presence_is_linear_in_the_normalised_earlier_state():
     torch.manual_seed(0)
     model, given = SpaceDecoder(WIDTH, "parameter_free", 1, "attention", presence_head=True), inputs()
     earlier = torch.randn(3, WIDTH)
-    boxes, presence, _ = model(**given, earlier=earlier)
+    boxes, presence, _ = decode(model, **given, earlier=earlier)
     scaled = earlier / earlier.pow(2).mean(dim=-1, keepdim=True).sqrt()
     assert torch.allclose(presence, scaled @ model.presence.weight[0] + model.presence.bias, atol=1e-5)
-    assert torch.equal(boxes, model(**given, earlier=2 * earlier)[0])
+    assert torch.equal(boxes, decode(model, **given, earlier=2 * earlier)[0])
 
 
 # The anchor.
@@ -239,7 +322,7 @@ def test_states_of_a_real_checkpoints_size_saturate_the_anchor_unless_scaled():
 
         torch.manual_seed(1)
         queries = (0.1 * given["visual"][:, 7] + size * torch.randn(4, width)).requires_grad_()
-        decoded = model(queries, **given)
+        decoded = decode(model, queries=queries, **given)
         decoded.boxes[:, :2].sum().backward()
         entropy[attention], gradient[attention] = decoded.anchor.entropy, queries.grad.norm(dim=-1)
 
@@ -261,7 +344,7 @@ def test_scaled_starts_as_parameter_free_where_states_have_rms_one():
 
 def test_anchor_figures_by_hand():
     """One patch of four certain, all of two alike, a frame of one patch, and a query without a target."""
-    weights = torch.tensor([[0.0, 1, 0, 0], [0.5, 0.5, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])[:, None]
+    weights = torch.tensor([[0.0, 1, 0, 0], [0.5, 0.5, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
     anchor = Anchor.of(weights, patches(2, 2).expand(4, -1, -1), mask)
     assert anchor.center[:2].tolist() == [[0.75, 0.25], [0.5, 0.25]]
@@ -271,7 +354,7 @@ def test_anchor_figures_by_hand():
 
 
 def test_without_an_anchor_there_are_no_figures():
-    assert decoder(anchor="none")(**inputs()).anchor is None
+    assert decode(decoder(anchor="none"), **inputs()).anchor is None
 
 
 # The losses.

@@ -5,20 +5,26 @@ from pathlib import Path
 from typing import Any
 
 
-JSON_NAME, PAGE_NAME, LOG_NAME = "gpu_check.json", "gpu_check.md", "gpu_check.log"
+def names(title: str) -> tuple[str, str, str]:
+    """The files of a report: JSON, page, and all that was printed."""
+    name = title.lower().replace(" ", "_")
+    return f"{name}.json", f"{name}.md", f"{name}.log"
 
 
 def write(out: Path, report: dict[str, Any]) -> None:
     """Write both files."""
-    (out / JSON_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (out / PAGE_NAME).write_text(page(report), encoding="utf-8")
+    json_name, page_name, _ = names(report["title"])
+    (out / json_name).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / page_name).write_text(page(report), encoding="utf-8")
 
 
 def page(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     steps = report["steps"]
     figures = {step["name"]: step["figures"] for step in steps if step.get("figures")}
-    parts = ["# GPU check" + (" (dry, tiny shapes on a CPU: the figures mean nothing)" if report["dry"] else "")]
+    parts = [
+        f"# {report['title']}" + (" (dry, tiny shapes on a CPU: the figures mean nothing)" if report["dry"] else "")
+    ]
     if "machine" in figures:
         parts.append(_machine(figures["machine"]))
 
@@ -28,6 +34,7 @@ def page(report: dict[str, Any]) -> str:
     if shapes:
         parts.append(_shapes(shapes))
 
+    parts += [_claim(one) for one in figures.values() if "claim" in one]
     if "quickstart" in figures:
         parts.append(_quickstart(figures["quickstart"]))
 
@@ -63,6 +70,27 @@ def _shapes(shapes: list[dict[str, Any]]) -> str:
         )
 
     return _table(head, rows) + "\n\n" + "\n".join(f"- {note}" for note in notes)
+
+
+def _claim(found: dict[str, Any]) -> str:
+    """The table of a script that measures one claim, see `claims.report`."""
+    asked = {name: value for name, value in found["asked"].items() if name != "out"}
+    said = {**asked, "device": found["device"], **found["versions"], **found["facts"]}
+    head = list(found["rows"][0])
+    rows = [[cell(row[name]) for name in head] for row in found["rows"]]
+    note = ", ".join(f"{name.replace('_', ' ')} {cell(value)}" for name, value in said.items())
+    return f"## {found['claim']}\n\n{_table(head, rows)}\n\n{note}."
+
+
+def cell(value: Any) -> str:
+    """A value of a claim's table as text."""
+    if value is None:
+        return ""
+
+    if isinstance(value, float):
+        return f"{value:.3f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+
+    return str(value)
 
 
 def _quickstart(report: dict[str, Any]) -> str:

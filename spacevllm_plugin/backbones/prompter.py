@@ -204,7 +204,11 @@ class Prompter(ABC):
         return (start, length) if not others and start > queries[-1] and length > 0 else None
 
     def model_inputs(
-        self, token_ids: list[list[int]], images: list[list[ImagePlan]], videos: list[list[VideoPlan]]
+        self,
+        token_ids: list[list[int]],
+        images: list[list[ImagePlan]],
+        videos: list[list[VideoPlan]],
+        once: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Read the media of a batch.
 
@@ -212,9 +216,11 @@ class Prompter(ABC):
             token_ids: The rows' tokens, without padding.
             images: Each row's images.
             videos: Each row's videos.
+            once: Give the pixels of media that appear several times once, for a model that takes `media`.
 
         Returns:
-            The backbone's visual tensors and `staq_layout`, (total_queries, 8).
+            The backbone's visual tensors and `staq_layout`, (total_queries, 8); with `once`, `media` where some appear
+            several times, see `SpaceVLLMMixin.forward`.
 
         Raises:
             MediaError: A picture cannot be read.
@@ -228,9 +234,27 @@ class Prompter(ABC):
 
         media = {medium_key(plan): plan for plan in appearance}  # each is decoded once
         pictures = {key: self.pictures(plan) for key, plan in media.items()}
-        grids = [self.grid(plan) for plan in appearance]
-        shown = [pictures[medium_key(plan)] for plan in appearance]
-        return {**self.tensors(appearance, shown, grids), "staq_layout": torch.tensor(lines, dtype=torch.long)}
+        repeated = once and len(media) < len(appearance)
+        plans = list(media.values()) if repeated else appearance
+        grids = [self.grid(plan) for plan in plans]
+        inputs = self.tensors(plans, [pictures[medium_key(plan)] for plan in plans], grids)
+        if repeated:
+            numbers = {key: number for number, key in enumerate(media)}
+            inputs |= self.repeated(inputs, plans, [numbers[medium_key(plan)] for plan in appearance])
+
+        return {**inputs, "staq_layout": torch.tensor(lines, dtype=torch.long)}
+
+    def repeated(
+        self, inputs: dict[str, torch.Tensor], plans: list[VideoPlan | ImagePlan], appearances: list[int]
+    ) -> dict[str, torch.Tensor]:
+        """What tells the model, beside the tensors of media given once, where each appears.
+
+        Args:
+            inputs: The tensors of `plans`.
+            plans: The media, in order of their first appearances.
+            appearances: Of each appearance in the batch, the number of its medium.
+        """
+        return {"media": torch.tensor(appearances)}
 
     def layout(self, ids: list[int], images: list[ImagePlan], videos: list[VideoPlan]) -> torch.Tensor:
         """One row's `staq_layout`, (its queries, 8), without its media being read."""

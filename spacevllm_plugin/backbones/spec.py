@@ -57,6 +57,8 @@ class BackboneSpec:
         frame_tokens: Tokens of what shares a query in published checkpoints, the query and the marks around it included and
             its time not, from `video_max_pixels`: what `cutoff_len` in a recipe must hold.
         quickstart: `KEY=VALUE` that the quickstart's training runs need beside their recipes.
+        not_for_engines: Why a checkpoint cannot be exported for inference engines, whose class is the stock one; None if it
+            can, for which positions, embeddings and attention must be what the stock class makes of tokens and pictures.
         limits: What is known not to work, or to be less good than elsewhere; a line each.
         transformers: Releases that have its classes, beyond those that the plugin asks for.
     """
@@ -82,6 +84,7 @@ class BackboneSpec:
     temporal_patch_size: int = 1
     frame_tokens: Callable[[int], int] | None = None
     quickstart: tuple[str, ...] = ()
+    not_for_engines: str | None = None
     limits: tuple[str, ...] = ()
     transformers: str = ""
 

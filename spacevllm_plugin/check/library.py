@@ -15,10 +15,14 @@ from pydantic_core import from_json
 from ..data.facts import Facts
 from ..data.output import appended
 from ..data.schema import RowError
+from ..data.storage import look
 from .media import Fault, Identity, Job, examine, identity
 
 
 CRASHED = "the process that read it died"
+
+Examined = tuple[Job, tuple[Identity, Facts] | Fault]
+Share = Callable[[list[Job]], Iterable[Examined]]
 
 
 class Library:
@@ -31,12 +35,13 @@ class Library:
     Args:
         memory: JSONL file; made if it is not there.
         workers: Processes.
+        share: Examines media elsewhere instead.
     """
 
-    def __init__(self, memory: Path, workers: int) -> None:
+    def __init__(self, memory: Path, workers: int, share: Share | None = None) -> None:
         self.counts = {"files": 0, "examined": 0, "remembered": 0, "unusable": 0}
         self._found: dict[str, Facts | Fault] = {}
-        self._workers = workers
+        self._workers, self._share = workers, share
         self._pool: ProcessPoolExecutor | None = None
         self._remembered = _read_memory(memory)
         self._memory = appended(memory)
@@ -61,6 +66,7 @@ class Library:
             twin = merged.get(job.key)
             merged[job.key] = job if twin is None else replace(job, moments=job.moments | twin.moments)
 
+        look(file for key, job in merged.items() if key in self._remembered for file in job.files)
         waiting = [job for job in merged.values() if not self._known(job)]
         for job, answer in self._examine(waiting):
             self._note(job, answer)
@@ -99,8 +105,12 @@ class Library:
         self._memory.write((json.dumps(line, ensure_ascii=False) + "\n").encode(errors="surrogateescape"))
         self._memory.flush()  # so that a killed run leaves it
 
-    def _examine(self, jobs: list[Job]) -> Iterable[tuple[Job, tuple[Identity, Facts] | Fault]]:
+    def _examine(self, jobs: list[Job]) -> Iterable[Examined]:
         if not jobs:
+            return
+
+        if self._share is not None:
+            yield from self._share(jobs)
             return
 
         self._pool = self._pool or _new_pool(self._workers)

@@ -5,6 +5,7 @@ from dataclasses import astuple, dataclass, replace
 
 from ..data.facts import Facts, has_clock
 from ..data.plan import Preprocessing, plan_video
+from ..data.storage import StorageError, is_remote, look, stat
 from ..data.timeline import FrameSampling
 from ..data.video import MediaError, VideoRef, frame_files, image_size, probe, read, read_image
 
@@ -43,6 +44,12 @@ class Job:
 
         return f"{','.join(how)}|{self.source}"
 
+    @property
+    def files(self) -> list[str]:
+        """What the row names: files, or one folder of frame images."""
+        ref = VideoRef.parse(self.source) if self.is_video else VideoRef(path=self.source)
+        return [ref.path] if ref.frames is None else list(ref.frames)
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -56,30 +63,53 @@ Identity = tuple[int, int]
 
 
 def identity(job: Job) -> Identity | Fault:
-    """Size in bytes and latest change in nanoseconds of a medium (of frame images: the sum, the latest)."""
+    """Size in bytes and latest change in nanoseconds of a medium (of frame images: the sum, the latest).
+
+    Raises:
+        StorageError: Its storage cannot be reached.
+    """
     try:
         files = frame_files(VideoRef.parse(job.source)) if job.is_video else None
         files = files or [VideoRef.parse(job.source).path if job.is_video else job.source]
     except MediaError as err:
         return Fault("media-empty", str(err))
 
+    look(files)
     size = latest = 0
     for file in files:
         try:
-            stat = os.stat(file)
+            changed, length = _state(file)
+        except StorageError:
+            raise
+        except FileNotFoundError as err:
+            return Fault("media-missing", f"{file}: {err.strerror or 'no such file'}")
         except (OSError, ValueError) as err:
             return Fault("media-missing", f"{file}: {getattr(err, 'strerror', None) or err}")
 
-        if stat.st_size == 0:
+        if length == 0:
             return Fault("media-empty", f"{file}: the file is empty")
 
-        size, latest = size + stat.st_size, max(latest, stat.st_mtime_ns)
+        # A remote file's state is no time: what any of them changes must change the sum.
+        size, latest = size + length, latest ^ changed if is_remote(file) else max(latest, changed)
 
     return size, latest
 
 
+def _state(file: str) -> tuple[int, int]:
+    """What changes with a file's content, and its bytes."""
+    if is_remote(file):
+        return stat(file)
+
+    there = os.stat(file)
+    return there.st_mtime_ns, there.st_size
+
+
 def examine(job: Job) -> tuple[Identity, Facts] | Fault:
-    """Look at one medium; never raises for what a file can do."""
+    """Look at one medium; never raises for what a file can do.
+
+    Raises:
+        StorageError: Its storage cannot be reached, which says nothing of the file.
+    """
     known = identity(job)
     if isinstance(known, Fault):
         return known
@@ -88,6 +118,8 @@ def examine(job: Job) -> tuple[Identity, Facts] | Fault:
         facts = _video_facts(job) if job.is_video else _image_facts(job)
     except MediaError as err:
         return Fault("media-broken", str(err))
+    except StorageError:
+        raise
     except Exception as err:  # whatever a decoder raises: one file must not end the check of the others
         return Fault("media-broken", " ".join(f"{job.source}: {type(err).__name__} {err}".split()))
 

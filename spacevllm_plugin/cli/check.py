@@ -3,13 +3,18 @@
 import argparse
 import json
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..check import CheckOptions, Report, check_file
 from ..check.media import Reading
 from ..data.output import Outputs
+from ..data.storage import is_remote
 from .errors import CommandError
+from .locations import beside, file_name, local_rows, location
 from .outputs import apart_from, check_outputs
+from .sharing import add_ray_arguments, retries_of, sharing, tell
 
 
 EXAMPLE = "spacevllm-cli check train.jsonl --media-dir videos --fix train.good.jsonl --json report.json"
@@ -17,15 +22,17 @@ EXAMPLE = "spacevllm-cli check train.jsonl --media-dir videos --fix train.good.j
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="annotation rows")
-    parser.add_argument("--media-dir", type=Path, metavar="D", help="where media paths start (default: beside FILE)")
+    parser.add_argument("file", type=location, metavar="FILE.jsonl", help="annotation rows; a path, or s3://…")
+    parser.add_argument(
+        "--media-dir", type=location, metavar="D", help="where media paths start (default: beside FILE)"
+    )
     parser.add_argument("--fix", type=Path, metavar="OUT.jsonl", help="write the good and the repaired rows")
     parser.add_argument("--json", type=Path, metavar="R.json", help="write the report as JSON")
     parser.add_argument(
         "--memory",
         type=Path,
         metavar="M",
-        help="what is known of media files, so that a killed run goes on (default: FILE.jsonl.media)",
+        help="what is known of media files, so that a killed run goes on (default: FILE.jsonl.media; of s3://… here)",
     )
     parser.add_argument(
         "--workers",
@@ -43,13 +50,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=defaults.sampling,
         help="with --decode: as in the recipe",
     )
+    add_ray_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check, print, write; fails when there are problems that `--fix` has not taken care of."""
-    media_dir = args.media_dir or args.file.parent
-    memory = args.memory or args.file.with_name(args.file.name + ".media")
-    _check_paths(args.file, media_dir, {"--fix": args.fix, "--json": args.json}, {"--memory": memory})
+    with local_rows(args.file) as file:
+        _run(args, file)
+
+
+def _run(args: argparse.Namespace, file: Path) -> None:
+    media_dir = args.media_dir or beside(args.file)
+    memory = args.memory or Path(file_name(args.file) + ".media" if is_remote(args.file) else f"{file}.media")
+    _check_paths(file, media_dir, {"--fix": args.fix, "--json": args.json}, {"--memory": memory})
     if args.workers < 1:
         raise CommandError("--workers must be at least 1")
 
@@ -57,12 +70,18 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError("--video-maxlen and --video-fps must be above 0")
 
     reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
-    options = CheckOptions([str(media_dir), str(args.file.parent)], memory, args.workers, reading)
+    options = CheckOptions([str(media_dir), str(beside(args.file))], memory, args.workers, reading)
+    retries = retries_of(args)
     with apart_from(args.fix, args.json):
         try:
-            with Outputs() as outputs:
+            with sharing(args) as cluster, Outputs() as outputs:
+                if cluster is not None:
+                    from ..distributed.media import examine_shared
+
+                    options = replace(options, share=partial(examine_shared, cluster.crew, retries, tell))
+
                 fixed, table = (path and outputs.open(path) for path in (args.fix, args.json))
-                report = check_file(args.file, options, fixed)
+                report = check_file(file, options, fixed)
                 if table:
                     table.write(json.dumps(report.as_json(), indent=2, ensure_ascii=False).encode() + b"\n")
         except PermissionError as err:
@@ -81,11 +100,11 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError(f"{bad} of {report.rows} rows have problems")
 
 
-def _check_paths(file: Path, media_dir: Path, outputs: dict[str, Path | None], files: dict[str, Path]) -> None:
+def _check_paths(file: Path, media_dir: Path | str, outputs: dict[str, Path | None], files: dict[str, Path]) -> None:
     if not file.is_file():
         raise CommandError(f"{file}: no such file")
 
-    if not media_dir.is_dir():
+    if isinstance(media_dir, Path) and not media_dir.is_dir():
         raise CommandError(f"{media_dir}: no such folder")
 
     for option, path in {**outputs, **files}.items():

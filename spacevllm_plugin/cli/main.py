@@ -18,6 +18,8 @@ COMMANDS = {
     "evaluate": ("evaluate", "score predictions against annotations"),
     "benchmark": ("benchmark", "convert, predict, score and report one of the eleven benchmarks, or all"),
     "render": ("render", "draw tubes on a video, or as a contact sheet"),
+    "export": ("export", "write a model as inference engines (vLLM, SGLang) read it"),
+    "serve": ("serve", "answer OpenAI's chat requests with text and tubes, by vLLM or SGLang"),
     "export-tubes": ("export_tubes", "write predicted tubes as COCO, YouTube-VIS, CVAT, Label Studio, mp4, gif"),
     "convert": ("convert", "turn the raw annotations of a public data set into annotation rows"),
     "check": ("check", "check every row and every media file; repair what can be repaired"),

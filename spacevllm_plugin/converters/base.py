@@ -132,11 +132,13 @@ class Source(ABC):
         name: As in `spacevllm-cli convert NAME`.
         folder: Folder of its media below the media folder.
         example: Options of an example command.
+        probes: Whether it may look at media files, by `probing.probe`.
     """
 
     name: ClassVar[str]
     folder: ClassVar[str]
     example: ClassVar[str]
+    probes: ClassVar[bool] = False
 
     @property
     @abstractmethod

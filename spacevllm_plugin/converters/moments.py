@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.schema import Media, Target
-from ..data.video import MediaError, VideoInfo, VideoRef, probe
+from ..data.video import MediaError, VideoInfo, VideoRef
 from .base import Report, Sample, Source, existing, option
 from .media_name import is_media_name
+from .probing import probe
 from .text import tidy
 
 
@@ -43,6 +44,8 @@ def paired(
 @dataclass(kw_only=True)
 class MomentSource(Source):
     """A set of sentences and spans in seconds (vtg rows)."""
+
+    probes = True
 
     media_dir: Path | None = option(
         "media folder; the videos in it are probed, so that rows have frame numbers, frame rate and size",

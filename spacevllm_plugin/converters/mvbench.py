@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.schema import Media
-from ..data.video import MediaError, VideoRef, probe
+from ..data.video import MediaError, VideoRef
 from .base import Raw, Report, Sample, existing, option, parse_raw
 from .media_name import is_media_name
+from .probing import probe
 from .questions import QuestionSource
 from .streams import json_items
 
@@ -64,6 +65,7 @@ class MVBench(QuestionSource):
 
     name = "mvbench"
     folder = "mvbench"
+    probes = True
     example = "--annotations mvbench/json --media-dir media --out data_info/mvbench/test.jsonl"
 
     annotations: Path = option("folder of the twenty JSON files", Path)

@@ -8,11 +8,12 @@ from pathlib import Path
 from pydantic import Field
 
 from ..data.schema import Media, Target
-from ..data.video import MediaError, VideoRef, probe
+from ..data.video import MediaError, VideoRef
 from .base import Raw, Report, Sample, Source, Whole, existing, option, parse_raw, text_key
 from .boxes import Box, fit_tube, xyxy
 from .media_name import is_media_name
 from .moments import find_video
+from .probing import probe
 from .streams import json_items
 from .text import tidy
 
@@ -50,6 +51,7 @@ class STAlign(Source):
 
     name = "st-align"
     folder = "st_align"
+    probes = True
     example = "--annotations st_align_bench.json --media-dir media --out data_info/st_align/test.jsonl"
 
     annotations: Path = option("the JSON file", Path)

@@ -1,17 +1,17 @@
 """What a media file holds, as far as an annotation must fit it."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .storage import is_folder
 from .timeline import Timeline
 from .video import VideoRef
 
 
 def has_clock(ref: VideoRef) -> bool:
     """Whether a video is a file, which knows its frame rate; frame images do not."""
-    return ref.frames is None and not os.path.isdir(ref.path)
+    return ref.frames is None and not is_folder(ref.path)
 
 
 @dataclass(frozen=True)

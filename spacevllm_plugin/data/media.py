@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .schema import MEDIA_TAG, AnnotationRow
+from .storage import is_folder, is_remote, join, look
 from .video import MediaError, VideoRef, frame_files, identity
 
 
@@ -15,9 +16,12 @@ STATS_AT_ONCE = 16  # on a network's file system each takes its time
 
 
 def locate(path: str, folders: list[str]) -> str:
-    """A media path: in the first of the folders that has it, or else as it is."""
-    candidates = (os.path.join(folder, path) for folder in folders)
-    return next((candidate for candidate in candidates if os.path.exists(candidate)), path)
+    """A media path: in the first of the folders that has it, or else as it is.
+
+    An address is taken at its word, and so is a remote folder: to look at each file there would take a request a row.
+    """
+    candidates = (join(folder, path) for folder in folders)
+    return next((there for there in candidates if is_remote(there) or os.path.exists(there)), path)
 
 
 def video_source(row: AnnotationRow, index: int, folders: list[str]) -> str:
@@ -30,7 +34,7 @@ def video_source(row: AnnotationRow, index: int, folders: list[str]) -> str:
         return VideoRef(frames=tuple(locate(frame, folders) for frame in video), clip=clip, fps=fps).encode()
 
     path = locate(video, folders)
-    return VideoRef(path=path, clip=clip, fps=fps if os.path.isdir(path) else None).encode()
+    return VideoRef(path=path, clip=clip, fps=fps if is_folder(path) else None).encode()
 
 
 def in_order(messages: Iterable[dict[str, str]], images: Iterable[Any], videos: Iterable[Any]) -> list[Any]:
@@ -50,6 +54,7 @@ def media_digest(images: Iterable[str], videos: Iterable[str]) -> str:
     refs = {VideoRef(frames=(image,)) for image in images}
     refs |= {replace(VideoRef.parse(video), clip=None, fps=None) for video in videos}
     ordered = sorted(refs, key=VideoRef.encode)
+    look(file for ref in ordered for file in ref.frames or [ref.path])
     shares = [ordered[start::STATS_AT_ONCE] for start in range(STATS_AT_ONCE)]
     digest = hashlib.sha256()
     with ThreadPoolExecutor(STATS_AT_ONCE) as pool:

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError, from_json
 from .jsonl import filled_lines, json_problem
 from .limits import LEAST_FPS, MOST_FPS, MOST_FRAMES, MOST_SECONDS, MOST_SIDE
 from .shortened import shortened
+from .storage import holds_secret
 from .tube import box_array
 
 
@@ -131,6 +132,10 @@ class AnnotationRow(RowFields):
     def _check(self) -> "AnnotationRow":
         if self.media is not None:
             self._check_media(self.media)
+
+        for path in chain(self.images or (), *([v] if isinstance(v, str) else v for v in self.videos or ())):
+            if holds_secret(path):  # and is not shown
+                raise broken("media-secret", "the address of a medium holds a password or a signature")
 
         for column, tag in VISUAL_TAGS.items():
             tags = sum(message.content.count(tag) for message in self.messages if message.role == "user")

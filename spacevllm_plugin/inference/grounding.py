@@ -59,7 +59,8 @@ def ground_batch(
             take(some, suffix_inputs(prompter, prefix, [items[place] for place in some]))
 
     for some in batched(apart, size):
-        take(some, _padded(prompter, [items[place] for place in some]))
+        # The vision tower sees each medium once, where its room can tell it so.
+        take(some, _padded(prompter, [items[place] for place in some], "media" in model.visual_inputs))
 
     return [predictions[place] for place in range(len(items))]
 
@@ -74,7 +75,7 @@ def sharing(model: Any, prompter: Prompter, items: list[GroundingItem]) -> tuple
     return shared, sorted(set(range(len(items))).difference(*shared))
 
 
-def _padded(prompter: Prompter, items: list[GroundingItem]) -> dict[str, torch.Tensor]:
+def _padded(prompter: Prompter, items: list[GroundingItem], once: bool = False) -> dict[str, torch.Tensor]:
     pad = prompter.processor.tokenizer.pad_token_id
     length = max(len(item.token_ids) for item in items)
     inputs = {
@@ -85,7 +86,7 @@ def _padded(prompter: Prompter, items: list[GroundingItem]) -> dict[str, torch.T
     }
     if any(item.images or item.videos for item in items):
         inputs |= prompter.model_inputs(
-            [item.token_ids for item in items], [item.images for item in items], [item.videos for item in items]
+            *zip(*((item.token_ids, item.images, item.videos) for item in items)), once=once
         )
 
     return inputs

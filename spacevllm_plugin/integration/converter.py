@@ -9,6 +9,7 @@ from typing import Any
 from ..data.media import locate, video_source
 from ..data.schema import RowError, dump_row, parse_row, split_turns
 from ..data.shortened import shortened
+from ..data.storage import is_remote, parent
 from .lines import FILE, NUMBER, TEXT
 
 
@@ -59,7 +60,9 @@ def install(module: ModuleType) -> None:
         def _media_folders(self) -> list[str]:
             """`media_dir` as everywhere in LLaMA-Factory, then the annotation file's own folder."""
             folders = [self.data_args.media_dir]
-            if self.dataset_attr.load_from == "file":
+            if is_remote(self.dataset_attr.dataset_name):
+                folders.append(parent(self.dataset_attr.dataset_name))
+            elif self.dataset_attr.load_from == "file":
                 file = os.path.join(self.data_args.dataset_dir, self.dataset_attr.dataset_name)
                 folders.append(os.path.dirname(file))
 

@@ -13,6 +13,7 @@ from ..data.facts import Facts
 from ..data.media import in_order
 from ..data.rules import MismatchError, check_fit
 from ..data.schema import AnnotationRow, RowError
+from ..data.storage import is_remote
 from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
@@ -215,6 +216,11 @@ def install(module: ModuleType) -> None:
 
     @wraps(load_single_dataset)
     def _load_single_dataset(dataset_attr, model_args, data_args, training_args):
+        if dataset_attr.formatting == FORMATTING and is_remote(dataset_attr.dataset_name):
+            # LLaMA-Factory looks for files on the disk, and takes a hub's name as it is.
+            dataset_attr = copy.copy(dataset_attr)
+            dataset_attr.load_from = "hf_hub"
+
         token = _formatting.set(dataset_attr.formatting)
         try:
             return load_single_dataset(dataset_attr, model_args, data_args, training_args)
@@ -223,6 +229,9 @@ def install(module: ModuleType) -> None:
 
     @wraps(load_dataset)
     def _load_dataset(path, data_files=None, **kwargs):
+        if is_remote(path):
+            path, data_files = module.FILEEXT2TYPE.get(path.rpartition(".")[2], path), [path]
+
         if _formatting.get() == FORMATTING and data_files and all(file.endswith(".jsonl") for file in data_files):
             return load_lines(data_files, kwargs["split"], kwargs["cache_dir"], kwargs["num_proc"])
 

@@ -7,6 +7,7 @@ import pyarrow
 from datasets import ArrowBasedBuilder, Dataset, DatasetInfo, Features, SplitGenerator, Value, Version
 
 from ..data.jsonl import filled_lines
+from ..data.storage import local_copy
 
 
 FILE, NUMBER, TEXT = "_file", "_number", "_text"
@@ -28,7 +29,7 @@ class Lines(ArrowBasedBuilder):
     def _generate_tables(self, files: list[str]) -> Iterator[tuple[str, pyarrow.Table]]:
         for file in files:
             # Bytes: a line that is not UTF-8 is a bad row, not the end of all.
-            with open(file, "rb") as lines:
+            with local_copy(file) as copy, open(copy, "rb") as lines:
                 filled = filled_lines(lines)
                 while batch := list(islice(filled, LINES_AT_ONCE)):
                     numbers, _, texts = zip(*batch)
@@ -37,7 +38,7 @@ class Lines(ArrowBasedBuilder):
 
 
 def load_lines(files: list[str], split: str, cache_dir: str | None, num_proc: int | None) -> Dataset:
-    """JSONL files as one table, cached as `datasets.load_dataset` would."""
+    """JSONL files, of this machine or remote, as one table, cached as `datasets.load_dataset` would."""
     builder = Lines(cache_dir=cache_dir, dataset_name="spacevllm", data_files=files)
     builder.download_and_prepare(num_proc=num_proc if len(files) > 1 else None)
     return builder.as_dataset(split=split)

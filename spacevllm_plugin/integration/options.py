@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ..data.frame_cache import FrameCache
+from ..data.media_cache import DEFAULT_GB, use_media_cache
 from ..data.plan import Preprocessing
 from ..modeling.configuration import GroundingOptions, LossOptions
 
@@ -50,6 +51,24 @@ class TrainingOptions:
         metadata={
             "help": (
                 "Most gigabytes in `frame_cache_dir`. A full cache keeps what this run has used and stores nothing more; "
+                "only what other runs have left makes room."
+            )
+        },
+    )
+    media_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Folder on a local disk for what is read of remote videos and images (s3://, gs://, hf://, https://), so "
+                "that each part is fetched once for all epochs and runs; none if not given."
+            )
+        },
+    )
+    media_cache_gb: float = field(
+        default=DEFAULT_GB,
+        metadata={
+            "help": (
+                "Most gigabytes in `media_cache_dir`. A full cache keeps what this run has used and stores nothing more; "
                 "only what other runs have left makes room."
             )
         },
@@ -132,12 +151,15 @@ class RunOptions:
         """The options that arguments carry, once `checkpoint.apply_recorded` has seen them.
 
         Raises:
-            ValueError: `frame_cache_dir` cannot be used.
+            ValueError: `frame_cache_dir` or `media_cache_dir` cannot be used.
         """
         kinds = (GroundingOptions, Preprocessing, LossOptions, TrainingOptions)
         *others, training = (read_options(kind, model_args) for kind in kinds)
         folder = training.frame_cache_dir
         frame_cache = FrameCache.create(folder, training.frame_cache_gb) if folder else None
+        if training.media_cache_dir:
+            use_media_cache(training.media_cache_dir, training.media_cache_gb)
+
         return cls(*others, training, frame_cache)
 
     def put_on(self, processor: Any) -> None:

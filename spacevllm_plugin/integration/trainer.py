@@ -42,6 +42,12 @@ def split_head_groups(optimizer: torch.optim.Optimizer, model: torch.nn.Module, 
             optimizer.add_param_group({**{k: v for k, v in group.items() if k != "params"}, "params": own, "lr": lr})
 
 
+def leave_out_of_ddp(model: torch.nn.Module, unread: list[torch.nn.Module]) -> None:
+    """Tell torch's DDP which parameters no step gives a gradient, so that it need not search for such after each."""
+    own = {id(parameter) for module in unread for parameter in module.parameters()}
+    model._ddp_params_and_buffers_to_ignore = [name for name, p in model.named_parameters() if id(p) in own]
+
+
 def count_boxes(batches: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
     """True boxes of some batches, (), int64: mixed precision would round a floating-point count too."""
     count = torch.zeros((), dtype=torch.int64, device=device)
@@ -63,7 +69,11 @@ def grounding_trainer(base: type) -> type:
         """
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if kwargs["args"].ddp_find_unused_parameters is None:
+                kwargs["args"].ddp_find_unused_parameters = False
+
             super().__init__(*args, **kwargs)
+            leave_out_of_ddp(self.model, self.grounding_model.unread_modules)
             if self.label_smoother is not None or self.compute_loss_func is not None:
                 raise ValueError(
                     "SpaceVLLM has its own loss: unset `label_smoothing_factor` and LLaMA-Factory's losses."

@@ -22,9 +22,9 @@ class Anchor(NamedTuple):
 
     @classmethod
     def of(cls, weights: torch.Tensor, centers: torch.Tensor, mask: torch.Tensor) -> "Anchor":
-        """From the attention's weights (n, 1, s), the patch centres (n, s, 2) and which of them exist (n, s)."""
-        center = (weights @ centers.float())[:, 0]
-        entropy = torch.special.entr(weights.detach()[:, 0]).sum(dim=-1)
+        """From the attention's weights (n, s), the patch centres (n, s, 2) and which of them exist (n, s)."""
+        center = (weights[:, None] @ centers.float())[:, 0]
+        entropy = torch.special.entr(weights.detach()).sum(dim=-1)
         return cls(center, entropy / mask.sum(dim=-1).clamp(min=2).log())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
+from torch.nn import functional as F
 from transformers import initialization
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import ModelOutput
@@ -18,7 +19,7 @@ from .box_bits import from_bits
 from .configuration import GroundingOptions, LossOptions
 from .generation import SpaceVLLMGenerationMixin, keep_prefill_boxes
 from .layer_input import layer_input
-from .layout import BoxLines, Layout, QueryIndex, index_queries
+from .layout import BoxLines, Layout, QueryIndex, index_queries, moved
 from .losses import presence_loss, space_losses
 from .prefix import Suffixes, VideoPrefix, folded, may_share
 from .queries import STAQEmbedding
@@ -144,9 +145,21 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         return may_share(self.config.get_text_config(), layers)
 
     @property
+    def unread_modules(self) -> list[torch.nn.Module]:
+        """Modules of the backbone that nothing is computed with; all others are at each step of a training."""
+        return []
+
+    @property
     def visual_token_ids(self) -> tuple[int, int]:
         """Ids that stand for visual tokens in the prompt."""
         return self.config.image_token_id, self.config.video_token_id
+
+    def _is_query(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return input_ids == self.config.staq_token_id
+
+    def _is_visual(self, input_ids: torch.Tensor) -> torch.Tensor:
+        image, video = self.visual_token_ids
+        return (input_ids == image) | (input_ids == video)
 
     def embed_visual(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
@@ -154,9 +167,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         """Put the vision tower's features in the places of the visual tokens, in one call of the tower.
 
         Args:
-            input_ids: (batch, sequence).
+            input_ids: (batch, sequence), on the host.
             inputs_embeds: (batch, sequence, d).
-            layout: The queries' layout.
+            layout: The queries' layout, on the host.
             **visual: The `visual_inputs`.
 
         Returns:
@@ -219,6 +232,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         pixel_values_videos: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
         video_grid_thw: torch.LongTensor | None = None,
+        media: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_boxes_in_batch: torch.Tensor | int | None = None,
         num_micro_batches: int = 1,
@@ -244,6 +258,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             pixel_values_videos: Videos, as the backbone's processor makes them.
             image_grid_thw: Qwen: patch grid of each image.
             video_grid_thw: Qwen: patch grid of each video.
+            media: (appearances,), where pixels are there once for media that appear several times: the number among those
+                given of each appearance's, in the order in which the backbone's vision tower takes them.
             num_items_in_batch: Supervised tokens of the whole accumulated batch of all ranks; None: of this one.
             num_boxes_in_batch: True boxes of the whole accumulated batch of all ranks; None: of this one.
             num_micro_batches: Calls like this one that the whole accumulated batch of all ranks takes.
@@ -255,49 +271,49 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             "pixel_values_videos": pixel_values_videos,
             "image_grid_thw": image_grid_thw,
             "video_grid_thw": video_grid_thw,
+            "media": media,
         }
         visual = {name: given[name] for name in self.visual_inputs}
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
         is_prefill = input_ids is not None and past_length == 0
-        is_placeholder = None
+        # What depends on values is looked up on the host, before the language model is launched: of a GPU each answer
+        # would be waited for, behind all that it has been given to do.
+        host_ids = None
         if input_ids is not None and (is_prefill or input_ids.shape[1] > 1):
-            # A single one has been generated, and to look at each would make the host wait for the device.
-            ids = [*self.visual_token_ids, self.config.staq_token_id]
-            is_placeholder = torch.isin(input_ids, torch.tensor(ids, device=input_ids.device))
+            host_ids = input_ids.cpu()  # not a single one, which has been generated
 
         if inputs_embeds is None:
-            # Queries and features take the places of these, which may be tokens that the embedding has no rows for.
-            known = input_ids if is_placeholder is None else input_ids.masked_fill(is_placeholder, 0)
-            inputs_embeds = self.get_input_embeddings()(known)
-            # A model may be spread over GPUs: all that is looked up in the prompt is, where its embeddings are.
-            input_ids = input_ids.to(inputs_embeds.device)
-            staq_layout = staq_layout.to(inputs_embeds.device) if staq_layout is not None else None
+            known = input_ids
+            if host_ids is not None:
+                # Queries and features take the places of these, which may be tokens that the embedding has no rows for.
+                known = input_ids.masked_fill(self._is_query(input_ids) | self._is_visual(input_ids), 0)
 
-        # What depends on values is looked up before the language model is launched: behind it, the host would wait.
+            inputs_embeds = self.get_input_embeddings()(known)
+
+        # A model may be spread over GPUs: all that is put into the prompt is where its embeddings are.
+        device = inputs_embeds.device
         layout = lines = index = supervised = None
         if labels is not None:
+            labels = labels.cpu()
             supervised = (labels[:, 1:] != -100).nonzero(as_tuple=True)
 
         if is_prefill and staq_layout is not None:
-            layout = Layout.unpack(staq_layout)
-            lines = BoxLines.unpack(box_lines.to(staq_layout.device)) if box_lines is not None else None
-            is_query = input_ids == self.config.staq_token_id
-            is_visual = torch.isin(input_ids, torch.tensor(self.visual_token_ids, device=input_ids.device))
+            layout = Layout.unpack(staq_layout.cpu())
+            lines = BoxLines.unpack(box_lines.cpu()) if box_lines is not None else None
+            is_query, is_visual = self._is_query(host_ids), self._is_visual(host_ids)
             if box_targets is not None:
-                box_targets = from_bits(box_targets)
+                box_targets = from_bits(box_targets).cpu()
             elif labels is not None:
-                wanted = staq_layout if box_lines is None else box_lines
-                box_targets = torch.full((len(wanted), 4), torch.nan, device=staq_layout.device)
+                box_targets = torch.full((len(staq_layout if box_lines is None else box_lines), 4), torch.nan)
 
-            only_learned = self.training and labels is not None
-            wanted = box_targets.to(input_ids.device) if only_learned else None
+            wanted = box_targets if self.training and labels is not None else None
             index = index_queries(is_query, is_visual, layout, wanted, lines)
-            queries = self.staq_embedding(layout).to(inputs_embeds)
-            inputs_embeds = inputs_embeds.masked_scatter(is_query[..., None], queries)
-            inputs_embeds, language_inputs = self.embed_visual(input_ids, inputs_embeds, layout, **visual)
+            queries = self.staq_embedding(Layout.unpack(staq_layout.to(device))).to(inputs_embeds)
+            inputs_embeds = inputs_embeds.masked_scatter(moved(is_query, device)[..., None], queries)
+            inputs_embeds, language_inputs = self.embed_visual(host_ids, inputs_embeds, layout, **visual)
             kwargs.update(language_inputs)
             layout = layout.of_boxes(lines)
-        elif is_placeholder is not None and is_placeholder.any():
+        elif host_ids is not None and (self._is_query(host_ids) | self._is_visual(host_ids)).any():
             raise ValueError(WITHOUT_LAYOUT if is_prefill else BEHIND_A_CACHE)
 
         if is_prefill and position_ids is None:
@@ -336,7 +352,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         if isinstance(past_key_values, VideoPrefix) and is_prefill:
             past_key_values.keep(input_ids, states, earlier[0] if earlier else None, position_ids)
         elif isinstance(past_key_values, Suffixes) and past_key_values.layouts is not None:
-            result.boxes, result.presence = self._decode_shared_boxes(past_key_values, states, attention_mask)
+            result.boxes, result.presence, _ = self._decode_shared_boxes(past_key_values, states, attention_mask)
             keep_prefill_boxes(result.boxes)
         elif layout is not None:
             result.boxes, result.presence, anchor = self._decode_boxes(
@@ -360,8 +376,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             if layout is not None:
                 self._add_space_losses(result, layout, box_targets, num_boxes_in_batch)
                 if anchor is not None:
-                    targets = box_targets[index.line.to(box_targets.device)]
-                    result.anchor_sums = anchor_sums(anchor, targets.to(anchor.center.device))
+                    targets = moved(box_targets[index.line], anchor.center.device)
+                    result.anchor_sums = anchor_sums(anchor, targets)
 
         if not (self.training and labels is not None):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -375,7 +391,8 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         # The first by position: peft's wrapper of modules to save wants one such argument.
         boxes, presence, anchor = self.space_decoder(
             states[index.row, index.position],
-            visual=states[index.row[:, None], index.visual],
+            states=states.flatten(0, 1),
+            visual=index.row[:, None] * states.shape[1] + index.visual,
             visual_mask=index.visual_mask,
             centers=index.centers,
             caption=states[index.caption_row[:, None], index.caption],
@@ -390,24 +407,18 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
 
         return Decoded(boxes, presence, anchor)
 
-    def _decode_shared_boxes(
-        self, suffixes: Suffixes, states: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The boxes and presence of all rows, one row after the other: each takes the memory that one takes alone."""
+    def _decode_shared_boxes(self, suffixes: Suffixes, states: torch.Tensor, attention_mask: torch.Tensor) -> Decoded:
+        """The boxes of all rows, from the one prefix and the sentences behind it."""
         prefix, device = suffixes.prefix, states.device
-        is_query = prefix.input_ids == self.config.staq_token_id
-        is_visual = torch.isin(prefix.input_ids, torch.tensor(self.visual_token_ids, device=is_query.device))
-        shared, earlier = prefix.states.to(device), prefix.earlier
-        earlier = earlier.to(device) if earlier is not None else None
-        decoded = []
-        for layout, own, real in zip(suffixes.layouts, states, attention_mask[:, shared.shape[1] :].bool()):
-            index = index_queries(is_query, is_visual, Layout.unpack(layout.to(is_query.device))).to(device)
-            row = torch.cat([shared, own[real.to(device)][None]], dim=1)
-            decoded.append(self._decode_boxes(len(layout), index, row, earlier))
-
+        ids, layout = prefix.input_ids.cpu(), Layout.unpack(suffixes.layouts[0].cpu())
+        lines = suffixes.box_lines(self._is_query(ids), attention_mask)
+        behind = (0, states.shape[0] * states.shape[1])
+        is_query, is_visual = (F.pad(found(ids), behind) for found in (self._is_query, self._is_visual))
+        index = index_queries(is_query, is_visual, layout, box_lines=lines)
+        together = torch.cat([prefix.states.to(device), suffixes.fold(states)], dim=1)
+        earlier = prefix.earlier.to(device) if prefix.earlier is not None else None
         suffixes.layouts = None
-        presence = [row.presence for row in decoded]
-        return torch.cat([row.boxes for row in decoded]), None if presence[0] is None else torch.cat(presence)
+        return self._decode_boxes(len(lines.query), index.to(device), together, earlier)
 
     def _add_language_loss(
         self,
@@ -419,9 +430,9 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
     ) -> None:
         # A prompt is thousands of visual tokens and an answer a dozen: logits of the prompt would only cost memory.
         row, position = supervised
-        targets = labels[row, position + 1]
-        logits = self.lm_head(states[row.to(states.device), position.to(states.device)]).float()
-        total = torch.nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
+        targets = moved(labels[row, position + 1], states.device)
+        logits = self.lm_head(states[moved(row, states.device), moved(position, states.device)]).float()
+        total = F.cross_entropy(logits, targets.to(logits.device), reduction="sum")
         count = len(row) if num_items_in_batch is None else num_items_in_batch
         count = torch.as_tensor(count, device=total.device, dtype=torch.float32).clamp(min=1)
         result.loss = result.loss_lm = total / count
@@ -442,7 +453,7 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
         num_boxes_in_batch: torch.Tensor | int | None,
     ) -> None:
         weights, device = self.loss_options, result.boxes.device
-        box_targets, frame_index = box_targets.to(device), layout.frame_index.to(device)
+        box_targets, frame_index = moved(box_targets, device), moved(layout.frame_index, device)
         result.loss_l1, result.loss_giou = space_losses(result.boxes, box_targets, num_boxes_in_batch)
         space_loss = weights.box_l1_weight * result.loss_l1 + weights.box_giou_weight * result.loss_giou
         result.loss = result.loss + (weights.space_loss_weight * space_loss).to(result.loss.device)

@@ -4,6 +4,7 @@ All query tokens of a batch, row by row and in order of appearance, form one fla
 integers for each. Nothing in it depends on padding, so the same tensor serves ragged and left- or right-padded batches.
 """
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,10 @@ class Layout(NamedTuple):
     def unpack(cls, staq_layout: torch.Tensor) -> "Layout":
         """Split the (total_queries, 8) tensor into its columns."""
         return cls(*staq_layout.unbind(dim=-1))
+
+    def queries_per_medium(self) -> list[int]:
+        """How many queries each medium has, in order of appearance."""
+        return torch.bincount((self.frame_index <= 0).cumsum(dim=0) - 1).tolist()
 
     def of_boxes(self, lines: "BoxLines | None") -> "Layout":
         """One line for each box wanted; `self` where each query has one."""
@@ -102,7 +107,29 @@ class QueryIndex(NamedTuple):
 
     def to(self, device: torch.device) -> "QueryIndex":
         """The same on another device."""
-        return QueryIndex(*(part.to(device) if isinstance(part, torch.Tensor) else part for part in self))
+        return QueryIndex(*(moved(part, device) if isinstance(part, torch.Tensor) else part for part in self))
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same on another device, from the host without waiting for it."""
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu")
+
+
+def given_once(sizes: list[int], media: list[int]) -> tuple[list[int], torch.Tensor]:
+    """Where the vision tower sees each medium once, though it appears several times in a batch.
+
+    Args:
+        sizes: Features of each appearance.
+        media: Number of each appearance's medium, in order of their first appearances.
+
+    Returns:
+        The first appearance of each medium; and for each feature of all appearances, its place among those of the media.
+    """
+    first = [media.index(number) for number in range(max(media) + 1)]
+    begins = list(accumulate((sizes[place] for place in first), initial=0))
+    return first, torch.cat(
+        [torch.arange(begins[number], begins[number] + size) for number, size in zip(media, sizes)]
+    )
 
 
 def index_queries(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionLayer
 
+from .layout import BoxLines, Layout
+
 
 class VideoPrefix(DynamicCache):
     """The cache of a prompt's beginning, and what boxes need of it. Give it empty to `forward`, as `past_key_values`.
@@ -125,6 +127,28 @@ class Suffixes(Cache):
         length = self.prefix.input_ids.shape[1]
         behind = next(layer for layer in self.layers if isinstance(layer, _BehindPrefix)).get_seq_length() - length
         return length + behind // self.rows
+
+    def box_lines(self, is_query: torch.Tensor, attention_mask: torch.Tensor) -> BoxLines:
+        """The boxes wanted of the prefix and all rows as one sequence: of each row, all queries of the prefix.
+
+        Args:
+            is_query: (1, length) bool, of the prefix, on the host.
+            attention_mask: (rows, prefix + what each row has so far), 0 for padding.
+
+        Returns:
+            On the host. Of captions in the prefix, where they are; of those behind it, where the row's are.
+        """
+        length, wanted = is_query.shape[1], []
+        position, own = is_query.nonzero()[:, 1], attention_mask[:, length:].cpu()
+        for row, layout in enumerate(self.layouts):
+            layout = Layout.unpack(layout.cpu())
+            # Rows stand one behind the other, each with its padding in front.
+            before = row * own.shape[1] + own.shape[1] - int(own[row].sum())
+            offset = layout.caption_offset + before * (position + layout.caption_offset >= length)
+            numbers = torch.arange(len(position))
+            wanted.append(BoxLines(numbers, torch.full_like(numbers, row + 1), offset, layout.caption_length))
+
+        return BoxLines(*map(torch.cat, zip(*wanted)))
 
     def fold(self, tensor: torch.Tensor) -> torch.Tensor:
         """(rows, new, d) as one sequence, (1, rows * new, d)."""

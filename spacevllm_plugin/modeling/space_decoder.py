@@ -1,13 +1,19 @@
 """Query-Guided Space Decoder (QGSD): from each query's state, its frame and the caption to one box."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .anchor import Anchor
+
+
+# Visual tokens that are in memory in fp32 at once, at width 3584 half a gigabyte with all that is made of them.
+TOKENS_AT_ONCE = 4096
 
 
 class FP32Affine(nn.Linear):
@@ -73,10 +79,44 @@ class ScaledStates(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(1))  # FSDP takes no scalars
 
-    def forward(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The query and the key, (n, a, d) and (n, b, d) in fp32, for `attend`."""
-        scale = self.log_scale.float().exp()
-        return scale * F.rms_norm(query, query.shape[-1:]), F.rms_norm(key, key.shape[-1:])
+    def forward(self) -> torch.Tensor:
+        """The scale, (1,), fp32."""
+        return self.log_scale.float().exp()
+
+
+def look(
+    queries: torch.Tensor,
+    states: torch.Tensor,
+    visual: torch.Tensor,
+    visual_mask: torch.Tensor,
+    caption: torch.Tensor,
+    caption_mask: torch.Tensor,
+    scale: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both attentions without projections, for queries that share a caption.
+
+    Args:
+        queries: (n, d), fp32.
+        states: (tokens, d), as the language model has them.
+        visual: (n, s), places in `states` of each query's frame.
+        visual_mask: (n, s).
+        caption: (l, d), fp32.
+        caption_mask: (l,).
+        scale: (1,), see `ScaledStates`; None for states as they are.
+
+    Returns:
+        What each query sees (n, d) and the weights of its patches (n, s).
+    """
+    frames = states[visual].float()
+    # All frames look at the one copy of the caption: 64 of them would be a gigabyte.
+    seen, _ = attend(frames.flatten(0, 1)[None], caption[None], caption[None], caption_mask[None])
+    frames = frames + seen.view_as(frames)
+    query, key = queries[:, None], frames
+    if scale is not None:
+        query, key = scale * F.rms_norm(query, query.shape[-1:]), F.rms_norm(key, key.shape[-1:])
+
+    focus, weights = attend(query, key, frames, visual_mask)
+    return focus[:, 0], weights[:, 0]
 
 
 class Decoded(NamedTuple):
@@ -129,21 +169,10 @@ class SpaceDecoder(nn.Module):
         self.mlp = BoxMLP(hidden_size, mlp_layers)
         self.presence = FP32Affine(hidden_size, 1) if presence_head else None
 
-    def _project(self, name: str, states: torch.Tensor) -> torch.Tensor:
-        return self.projections[name](states) if self.projections is not None else states
-
-    def _focus(
-        self, queries: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key = self._project("staq_query", queries), self._project("visual_key", visual)
-        if self.scaled_states is not None:
-            query, key = self.scaled_states(query, key)
-
-        return attend(query, key, visual, mask)
-
     def forward(
         self,
         queries: torch.Tensor,
+        states: torch.Tensor,
         visual: torch.Tensor,
         visual_mask: torch.Tensor,
         centers: torch.Tensor,
@@ -156,7 +185,8 @@ class SpaceDecoder(nn.Module):
 
         Args:
             queries: (n, d) states of the query tokens, after the language model's final norm.
-            visual: (n, s, d) states of each query's frame.
+            states: (tokens, d) states of all tokens.
+            visual: (n, s), places in `states` of each query's frame.
             visual_mask: (n, s).
             centers: (n, s, 2) normalised (x, y) patch centres.
             caption: (c, l, d) states of the captions.
@@ -165,24 +195,60 @@ class SpaceDecoder(nn.Module):
             earlier: (n, d) states of the query tokens at an earlier layer, for the presence score.
         """
         with torch.autocast(queries.device.type, enabled=False):
-            queries, visual, caption = queries.float()[:, None], visual.float(), caption.float()
-            visual = visual + self._enhancement(visual, caption, caption_mask, queries_per_caption)
-            focus, weights = self._focus(queries, visual, visual_mask)
-            logits, anchor = self.mlp((queries + focus)[:, 0]), None
+            queries, caption = queries.float(), caption.float()
+            see = self._look_in_parts if self.projections is None else self._look_projected
+            focus, weights = see(queries, states, visual, visual_mask, caption, caption_mask, queries_per_caption)
+            logits, anchor = self.mlp(queries + focus), None
             if self.box_anchor == "attention":
                 anchor = Anchor.of(weights, centers, visual_mask)
                 logits = logits + F.pad(torch.logit(anchor.center, eps=1e-4), (0, 2))
 
             return Decoded(logits.sigmoid(), self._presence(earlier), anchor)
 
-    def _enhancement(
-        self, visual: torch.Tensor, caption: torch.Tensor, caption_mask: torch.Tensor, queries_per_caption: list[int]
-    ) -> torch.Tensor:
-        # All frames of a caption look at its one copy: 64 of them would be a gigabyte.
-        frames = self._project("visual_query", visual).split(queries_per_caption)
-        captions = zip(self._project("caption_key", caption)[:, None], caption[:, None], caption_mask[:, None])
-        parts = [attend(group.flatten(0, 1)[None], *one)[0].view_as(group) for group, one in zip(frames, captions)]
-        return torch.cat(parts)
+    def _look_in_parts(
+        self,
+        queries: torch.Tensor,
+        states: torch.Tensor,
+        visual: torch.Tensor,
+        visual_mask: torch.Tensor,
+        caption: torch.Tensor,
+        caption_mask: torch.Tensor,
+        queries_per_caption: list[int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`look` at some frames after the other: no fp32 copy of all visual tokens, in the backward pass neither.
+
+        No parameter is used in a part, of which ranks have different numbers: ZeRO-3 gathers them in step.
+        """
+        scale, seen = self.scaled_states() if self.scaled_states is not None else None, []
+        for own, part in _parts(queries_per_caption, max(1, TOKENS_AT_ONCE // visual.shape[1])):
+            given = (queries[part], states, visual[part], visual_mask[part], caption[own], caption_mask[own], scale)
+            if torch.is_grad_enabled():
+                seen.append(checkpoint(look, *given, use_reentrant=False, preserve_rng_state=False))
+            else:
+                seen.append(look(*given))
+
+        focus, weights = zip(*seen)
+        return torch.cat(focus), torch.cat(weights)
+
+    def _look_projected(
+        self,
+        queries: torch.Tensor,
+        states: torch.Tensor,
+        visual: torch.Tensor,
+        visual_mask: torch.Tensor,
+        caption: torch.Tensor,
+        caption_mask: torch.Tensor,
+        queries_per_caption: list[int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """With learned maps, each called once, on all visual tokens."""
+        maps, frames = self.projections, states[visual].float()
+        groups = maps["visual_query"](frames).split(queries_per_caption)
+        captions = zip(maps["caption_key"](caption)[:, None], caption[:, None], caption_mask[:, None])
+        seen = [attend(group.flatten(0, 1)[None], *one)[0].view_as(group) for group, one in zip(groups, captions)]
+        frames = frames + torch.cat(seen)
+        query, key = maps["staq_query"](queries)[:, None], maps["visual_key"](frames)
+        focus, weights = attend(query, key, frames, visual_mask)
+        return focus[:, 0], weights[:, 0]
 
     def _presence(self, earlier: torch.Tensor | None) -> torch.Tensor | None:
         if self.presence is None:
@@ -190,3 +256,13 @@ class SpaceDecoder(nn.Module):
 
         earlier = earlier.float()
         return self.presence(F.rms_norm(earlier, earlier.shape[-1:]))[:, 0]
+
+
+def _parts(sizes: list[int], longest: int) -> Iterator[tuple[int, slice]]:
+    """Number of its caption and place of each run of at most `longest` queries that share one."""
+    begin = 0
+    for own, size in enumerate(sizes):
+        for first in range(begin, begin + size, longest):
+            yield own, slice(first, min(first + longest, begin + size))
+
+        begin += size

@@ -60,7 +60,7 @@ def open_page(chromium):
             context.route("**/*", decide)
             page = context.new_page()
             page.outside = outside
-            page.set_default_timeout(25_000)
+            page.set_default_timeout(90_000)  # two cores are shared with other tests
             page.goto(url)
             return page
 

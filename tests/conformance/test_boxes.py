@@ -370,6 +370,27 @@ def test_with_the_instruction_first_the_queries_see_it(make_engine, media, backb
     assert not torch.allclose(*(last_states(engine, item)[first] for item in items), atol=1e-3)
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_media_given_once_are_those_given_again_and_again(make_engine, media, backbone):
+    """Images among videos, one of them in two rows, others in one; no pixel is there twice."""
+    engine = make_engine(backbone, instruction_first=True)
+    two, five, image, other = media["two"], media["five"], media["image"], media["frames"][0]
+    items = [
+        prompt(engine, "<video>Where is it?", videos=[two]),
+        prompt(engine, "<image>and <video>Which is it?", images=[image], videos=[five]),
+        prompt(engine, "<video>When?", videos=[two]),
+        prompt(engine, "<image>or <image>or <video>Where?", images=[other, image], videos=[two]),
+    ]
+    again = collate(engine, items)
+    given = [item.token_ids for item in items], [item.images for item in items], [item.videos for item in items]
+    once = engine.prompter.model_inputs(*given, once=True)
+    pixels = [name for name in once if name.startswith("pixel_values")]
+    assert all(len(once[name]) < len(again[name]) for name in pixels)
+    assert "media" not in engine.prompter.model_inputs(*(part[:2] for part in given), once=True)
+    a, b = run(engine, again), run(engine, {**again, **once})
+    assert torch.allclose(a.boxes, b.boxes, atol=1e-6) and torch.allclose(a.logits, b.logits, atol=1e-4)
+
+
 def test_another_image_between_two_videos_changes_its_own_query_and_none_before(engine, media):
     content = "<video>and <image>and <video>Which?"
     item = prompt(engine, content, [media["image"]], [media["two"], media["five"]])

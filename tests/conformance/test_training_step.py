@@ -69,6 +69,16 @@ def test_without_any_box_every_head_still_takes_part(model_and_batch, targets):
     assert gradients["staq_embedding.weight"].isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["mixed", "video", "image", "turns"])
+def test_every_parameter_takes_part_but_those_that_are_named(model_and_batch, make_engine, prompts, request, name):
+    """So that DDP need not search for those without a gradient, which no rank may have of others."""
+    model, *_ = model_and_batch
+    engine = make_engine(request.node.callspec.params["model_and_batch"], presence_head=True)
+    _, _, gradients, _ = step(model, supervised(engine, [prompts(engine)[name]]), training=True)
+    unread = {id(parameter) for module in model.unread_modules for parameter in module.parameters()}
+    assert {key for key, parameter in model.named_parameters() if id(parameter) not in unread} == gradients.keys()
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_leaves_the_gradient_of_presence_as_it_is(model_and_batch, reentrant):
     model, batch, _ = model_and_batch

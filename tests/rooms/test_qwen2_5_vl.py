@@ -1,5 +1,7 @@
 """Qwen2.5-VL's positions, by hand."""
 
+import random
+
 import pytest
 import torch
 from conftest import collate, prompt, write_video
@@ -100,6 +102,76 @@ def test_qwen2_5_stand_in_image_of_a_batch_without_media_is_ignored(make_engine,
     (positions,), deltas = positions_of(model, [row], [(-1, 1, 2, 2, 2, 1, 0, 0)], [mask])
     assert positions[torch.tensor(mask).bool()].tolist() == [[i, i, i] for i in range(4)]
     assert deltas.tolist() == [[0]]
+
+
+def one_after_the_other(model, text, lines):
+    """The same by walking along one prompt without padding."""
+    rate = model.config.vision_config.tokens_per_second / 1000
+    positions, following, place = [], 0, 0
+    origin = offset = first_time = 0
+    for index, _, h, w, _, _, _, milliseconds in lines:
+        while text[place] not in "VI":
+            positions.append([following] * 3)
+            following, place = following + 1, place + 1
+
+        if index <= 0:
+            origin, offset, first_time = following, 0, milliseconds
+        else:
+            offset = max(offset + 1, round((milliseconds - first_time) * rate))
+
+        positions += [[origin + offset, origin + y, origin + x] for y in range(h) for x in range(w)]
+        place, beyond = place + h * w, origin + max(h, w)
+        while text[place] != "Q":
+            positions.append([beyond] * 3)
+            beyond, place = beyond + 1, place + 1
+
+        positions.append([origin + offset, beyond, beyond])
+        following, place = max(following, origin + offset + 1, beyond + 1), place + 1
+
+    rest = range(following, following + len(text) - place)
+    return [*positions, *([i] * 3 for i in rest)], following + len(rest) - len(text)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_qwen2_5_positions_of_random_prompts_are_those_of_a_walk(make_engine, seed):
+    """Batches of rows with videos and images of any size, texts before, between and behind, padded on either side."""
+    model, draw = qwen(make_engine, "qwen2_5_vl"), random.Random(seed)
+    rows, lines = [], []
+    for _ in range(draw.randint(1, 4)):
+        text, own = "t" * draw.randint(0, 3), []
+        for _ in range(draw.randint(0, 3)):
+            h, w = draw.randint(1, 5), draw.randint(1, 5)
+            if draw.random() < 0.5:
+                text += "I" * (h * w) + "e" * draw.randint(0, 2) + "Q"
+                own.append((-1, 1, h, w, w, 1, 0, 0))
+            else:
+                count, time = draw.randint(1, 6), draw.randint(0, 10_000)
+                for i in range(count):
+                    text += "t" * draw.choice([0, 0, 0, 2, 9]) + "V" * (h * w) + "Q"
+                    own.append((i, count, h, w, w, 1, 0, time))
+                    time += draw.choice([40, 250, 500, 1733, 6000])
+
+            text += "t" * draw.randint(0, 8)
+
+        if own:
+            rows.append((text, own))
+            lines += own
+
+    if not rows:
+        pytest.skip("no medium was drawn")
+
+    longest, padded, masks = max(len(text) for text, _ in rows), [], []
+    for text, _ in rows:
+        missing = longest - len(text)
+        before = draw.choice([0, missing])
+        padded.append("." * before + text + "." * (missing - before))
+        masks.append([0] * before + [1] * len(text) + [0] * (missing - before))
+
+    positions, deltas = positions_of(model, padded, lines, masks)
+    for (text, own), mask, found, delta in zip(rows, masks, positions, deltas.tolist()):
+        expected, expected_delta = one_after_the_other(model, text, own)
+        assert found[torch.tensor(mask).bool()].tolist() == expected
+        assert delta == [expected_delta]
 
 
 def test_qwen2_5_positions_of_real_prompts_never_fall_back(make_engine, prompts):

@@ -6,7 +6,7 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout
+from ...modeling.layout import Layout, given_once, moved
 from .config import SpaceVLLMInternVLConfig
 
 
@@ -20,16 +20,21 @@ class SpaceVLLMInternVLForConditionalGeneration(SpaceVLLMMixin, InternVLForCondi
     config_class = SpaceVLLMInternVLConfig
     config: SpaceVLLMInternVLConfig
     one_sentence = None
-    visual_inputs = ("pixel_values",)
+    visual_inputs = ("pixel_values", "media")
     per_query_inputs = ("staq_layout", "pixel_values")
 
     def embed_visual(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`."""
-        features = self.model.get_image_features(visual["pixel_values"], return_dict=True).pooler_output.flatten(0, 1)
-        mask = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+        features = self.model.get_image_features(visual["pixel_values"], return_dict=True).pooler_output
+        if visual.get("media") is not None:
+            features = features[given_once(layout.queries_per_medium(), visual["media"].tolist())[1]]
+
+        features = features.flatten(0, 1)
+        mask = self._is_visual(input_ids)
         if int(mask.sum()) != features.shape[0]:
             raise ValueError(f"{int(mask.sum())} visual tokens in the prompt but {features.shape[0]} features.")
 
-        return inputs_embeds.masked_scatter(mask[..., None], features.to(inputs_embeds)), {}
+        features = features.to(inputs_embeds)
+        return inputs_embeds.masked_scatter(moved(mask, features.device)[..., None], features), {}

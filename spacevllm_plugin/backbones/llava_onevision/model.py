@@ -8,7 +8,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from ...modeling.configuration import GroundingOptions
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout
+from ...modeling.layout import Layout, given_once, moved
 from .config import SpaceVLLMLlavaOnevisionConfig
 
 
@@ -24,7 +24,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
     one_sentence = None
     # Upstream names a layer class that this model does not have, which FSDP refuses.
     _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]
-    visual_inputs = ("pixel_values",)
+    visual_inputs = ("pixel_values", "media")
     # The language model's as 5.5 saved them, and the vision tower's as 5.8 does.
     weight_names = {
         r"^model\.language_model\.model\.": "model.language_model.",
@@ -32,11 +32,23 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
     }
     per_query_inputs = ("staq_layout", "pixel_values")
 
+    @property
+    def unread_modules(self) -> list[torch.nn.Module]:
+        """See `SpaceVLLMMixin`: what the vision tower has behind the states that are taken from it."""
+        tower, layers = self.model.vision_tower, self.config.vision_feature_layer
+        tower = getattr(tower, "vision_model", tower)
+        states = len(tower.encoder.layers) + 1
+        last = max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
+        return [tower.post_layernorm, *tower.encoder.layers[last:]]
+
     def embed_visual(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`."""
         grids = self._encode(visual["pixel_values"])
+        if visual.get("media") is not None:
+            grids = grids[given_once(layout.queries_per_medium(), visual["media"].tolist())[1]]
+
         is_image = (layout.frame_index < 0).tolist()
         is_last = (layout.frame_index == layout.num_frames - 1).tolist()
         newline = self.model.image_newline.to(grids)
@@ -54,11 +66,11 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
                 parts += [pooled[0].permute(1, 2, 0).flatten(0, 1)] + [newline[None]] * last
 
         features = torch.cat(parts).to(inputs_embeds)
-        mask = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+        mask = self._is_visual(input_ids)
         if int(mask.sum()) != features.shape[0]:
             raise ValueError(f"{int(mask.sum())} visual tokens in the prompt but {features.shape[0]} features.")
 
-        return inputs_embeds.masked_scatter(mask[..., None], features), {}
+        return inputs_embeds.masked_scatter(moved(mask, features.device)[..., None], features), {}
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Vision tower and projector: (n, 3, height, width) -> (n, rows, columns, d)."""
@@ -78,7 +90,12 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
         return features.unflatten(1, (side, side))
 
     def prepare_inputs_for_generation(
-        self, *args: Any, staq_layout: torch.Tensor | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        staq_layout: torch.Tensor | None = None,
+        media: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> dict:
         """Keeps the layout in the prefill; upstream drops what it does not know from none of the later steps."""
-        return {**super().prepare_inputs_for_generation(*args, **kwargs), "staq_layout": staq_layout}
+        prepared = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {**prepared, "staq_layout": staq_layout, "media": media}

@@ -6,34 +6,42 @@ import torch
 from transformers.generation import GenerationMixin
 
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout
+from ...modeling.layout import Layout, given_once, moved
 from ...modeling.prefix import Suffixes
 
 
 class SpaceVLLMQwenMixin(SpaceVLLMMixin):
     """Patches of images and videos through one call of the vision tower, and M-RoPE positions."""
 
-    visual_inputs = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+    visual_inputs = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "media")
 
     def embed_visual(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`. One call for both kinds: under ZeRO-3 every rank must call the tower equally often."""
         pixels = [visual[name] for name in ("pixel_values", "pixel_values_videos") if visual[name] is not None]
-        grids = [visual[name] for name in ("image_grid_thw", "video_grid_thw") if visual[name] is not None]
-        tower = self.model.visual
-        output = tower(torch.cat(pixels).to(tower.dtype), grid_thw=torch.cat(grids), return_dict=True)
+        grids = torch.cat([visual[name] for name in ("image_grid_thw", "video_grid_thw") if visual[name] is not None])
+        tower, places = self.model.visual, None
+        if visual.get("media") is not None:
+            sizes = grids.prod(dim=-1) // tower.spatial_merge_size**2
+            first, places = given_once(sizes.tolist(), visual["media"].tolist())
+            grids = grids[first]
+
+        output = tower(torch.cat(pixels).to(tower.dtype), grid_thw=grids, return_dict=True)
         features = output.pooler_output
+        given = len(features) if places is None else len(places)
 
         # The tower returns images first, then videos; the sequence may hold them in any order.
         image_mask = input_ids == self.config.image_token_id
-        visual_mask = image_mask | (input_ids == self.config.video_token_id)
+        visual_mask = self._is_visual(input_ids)
         from_image = image_mask[visual_mask]
-        if from_image.numel() != features.shape[0]:
-            raise ValueError(f"{from_image.numel()} visual tokens in the prompt but {features.shape[0]} features.")
+        if from_image.numel() != given:
+            raise ValueError(f"{from_image.numel()} visual tokens in the prompt but {given} features.")
 
         # The place among the features of each visual token: a stable sort brings the images' to the front.
         order = (~from_image).long().argsort(stable=True).argsort()
+        order = order if places is None else places[order]
+        visual_mask, order = (moved(found, inputs_embeds.device) for found in (visual_mask, order))
         features = features.to(inputs_embeds)[order]
         inputs_embeds = inputs_embeds.masked_scatter(visual_mask[..., None], features)
         return inputs_embeds, self.deepstack_inputs(output, visual_mask, order)
@@ -55,8 +63,10 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
             "attention_mask": attention_mask,
             "staq_layout": staq_layout,
         }
-        given = {name: value.to(input_ids.device) for name, value in given.items() if value is not None}
-        positions, self.model.rope_deltas = self.get_rope_index(input_ids, **given)
+        # Counted on the host: upstream asks for values in a loop.
+        given = {name: value.cpu() for name, value in given.items() if value is not None}
+        found = self.get_rope_index(input_ids.cpu(), **given)
+        positions, self.model.rope_deltas = (moved(part, input_ids.device) for part in found)
         return positions
 
     def _prepare_position_ids_for_generation(

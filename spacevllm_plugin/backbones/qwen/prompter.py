@@ -87,3 +87,20 @@ class QwenPrompter(Prompter):
             inputs["video_grid_thw"] = torch.tensor(shapes)
 
         return dict(inputs)
+
+    def repeated(
+        self, inputs: dict[str, torch.Tensor], plans: list[VideoPlan | ImagePlan], appearances: list[int]
+    ) -> dict[str, torch.Tensor]:
+        """See `Prompter`. The tower takes images first; grids are there for each appearance, as positions need them."""
+        found, given = {"media": []}, 0
+        for name, kind in (("image_grid_thw", ImagePlan), ("video_grid_thw", VideoPlan)):
+            own = [number for number, plan in enumerate(plans) if isinstance(plan, kind)]
+            rank = {number: place for place, number in enumerate(own)}
+            places = [rank[number] for number in appearances if number in rank]
+            if own:
+                found[name] = inputs[name][places]
+
+            found["media"] += [given + place for place in places]
+            given += len(own)
+
+        return {**found, "media": torch.tensor(found["media"])}

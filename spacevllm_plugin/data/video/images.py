@@ -2,11 +2,13 @@
 
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
+from ..storage import is_folder, is_remote, listing
 from ..timeline import Timeline
 from .picture import image_size
-from .source import MediaError, VideoInfo, VideoRef
+from .source import MediaError, VideoInfo, VideoRef, media_errors
 
 
 DIGITS = re.compile(r"([0-9]+)")
@@ -19,6 +21,11 @@ def frame_files(ref: VideoRef) -> list[str] | None:
         files, name = list(ref.frames), "frame list"
     elif ref.path is None:
         raise MediaError("a video needs a path or frames")
+    elif is_remote(ref.path):
+        if not is_folder(ref.path):
+            return None
+
+        files, name = list(listed_remote(ref.path)), ref.path
     elif os.path.isdir(ref.path):
         names = listed(ref.path, os.stat(ref.path).st_mtime_ns)
         files, name = [os.path.join(ref.path, file) for file in names], ref.path
@@ -34,11 +41,20 @@ def frame_files(ref: VideoRef) -> list[str] | None:
 @lru_cache(maxsize=1024)
 def listed(folder: str, changed: int) -> tuple[str, ...]:
     """Names of the images in a folder, in order; listed once as long as it does not change (which `changed` tells)."""
-    files = [file for file in os.listdir(folder) if file.lower().endswith(IMAGE_SUFFIXES)]
+    return tuple(_images(os.listdir(folder)))
+
+
+@lru_cache(maxsize=1024)
+def listed_remote(folder: str) -> list[str]:
+    """Addresses of the images in a remote folder, in order; listed once."""
+    with media_errors(folder, "no such folder"):
+        return _images(listing(folder))
+
+
+def _images(names: Iterable[str]) -> list[str]:
+    files = [file for file in names if file.lower().endswith(IMAGE_SUFFIXES)]
     # Digits compare by value, or unpadded names would put frame 10 before frame 2.
-    return tuple(
-        sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in DIGITS.split(file)])
-    )
+    return sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in DIGITS.split(file)])
 
 
 def probe_images(files: list[str], fps: float | None) -> VideoInfo:
@@ -46,7 +62,8 @@ def probe_images(files: list[str], fps: float | None) -> VideoInfo:
     if not fps or fps <= 0:
         raise MediaError(f"{files[0]}: a video given as frame images needs its fps")
 
-    missing = next((file for file in files if not os.path.isfile(file)), None)
+    # Remote ones are not asked for one by one.
+    missing = next((file for file in files if not (is_remote(file) or os.path.isfile(file))), None)
     if missing is not None:
         raise MediaError(f"{missing}: no such image")
 

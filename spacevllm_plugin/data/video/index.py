@@ -6,7 +6,7 @@ Times are in ticks of the stream's time base unless called seconds.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import dropwhile
@@ -16,7 +16,10 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Colorspace
 
+from ..storage import StorageError, is_remote
+from ..storage import stat as remote_stat
 from ..timeline import Timeline
+from .remote import open_remote, shown_times
 from .source import MediaError, VideoInfo, media_errors, one_line
 
 
@@ -68,16 +71,31 @@ Identity = tuple[str, int, int]
 
 
 def identity(path: str) -> Identity:
-    """What tells one content of a file from another, at the price of a `stat`: path, time of change (ns), bytes."""
+    """What tells one content of a file from another, at the price of a `stat`: path, time of change (ns), bytes.
+
+    Of a remote file, whose state is remembered, the second is any number that changes with its content.
+
+    Raises:
+        MediaError: There is none, or it is empty.
+        StorageError: Its storage cannot be reached.
+    """
     try:
-        stat = os.stat(path)
+        if is_remote(path):
+            changed, size = remote_stat(path)
+        else:
+            stat = os.stat(path)
+            changed, size = stat.st_mtime_ns, stat.st_size
+    except StorageError:
+        raise
+    except FileNotFoundError as err:
+        raise MediaError(f"{path}: {'no such file' if is_remote(path) else one_line(err)}") from None
     except (OSError, ValueError) as err:
         raise MediaError(f"{path}: {one_line(err)}") from None
 
-    if stat.st_size == 0:
+    if size == 0:
         raise MediaError(f"{path}: the file is empty")
 
-    return path, stat.st_mtime_ns, stat.st_size
+    return path, changed, size
 
 
 def require_frame(path: str, index: Index, frame: int) -> None:
@@ -111,7 +129,11 @@ def _reaches(container: av.container.InputContainer, stream: av.VideoStream, pts
 @contextmanager
 def open_video(path: str, threads: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A video file and its stream, closed afterwards; what goes wrong with it becomes a `MediaError`."""
-    with media_errors(path, "not a readable video"), av.open(path, metadata_errors="ignore") as container:
+    with (
+        media_errors(path, "not a readable video"),
+        open_remote(path) if is_remote(path) else nullcontext(path) as file,
+        av.open(file, metadata_errors="ignore") as container,
+    ):
         stream = container.streams.best("video")
         if stream is None or Disposition.attached_pic in stream.disposition:
             raise MediaError(f"{path}: no video stream")
@@ -137,15 +159,17 @@ def make_index(path: str) -> Index:
         # An edit list that hides frames makes the duration disagree with the number of frames.
         regular = rate and rate == stream.base_rate and stream.frames and stream.duration
         regular = regular and abs(stream.duration * tick * rate - stream.frames) < 0.5
-        first, times = None, []
+        first, times, listed = None, [], None
         for packet in packets_from_keyframe(container, stream):
             if packet.pts is not None and _complete(packet) and not packet.is_discard:
                 times.append(packet.pts)
 
             if first is None:
                 first = next(iter(packet.decode()), None)
+                if first is not None and not regular and is_remote(path):
+                    listed = _listed_times(path, stream)
 
-            if first is not None and regular:
+            if first is not None and (regular or listed is not None):
                 break
 
         if first is None:
@@ -157,6 +181,9 @@ def make_index(path: str) -> Index:
         if regular:
             timeline = Timeline(stream.frames, float(rate))
         else:
+            if listed is not None:
+                times = listed - listed[0] + first.pts
+
             # Packets come in decoding order; what is shown before the first decodable frame is lost.
             times = np.unique([time for time in times if time >= first.pts])
             timeline = _timeline((times - first.pts) * float(tick), rate or stream.guessed_rate)
@@ -168,6 +195,15 @@ def make_index(path: str) -> Index:
         end = first.pts + round((timeline.num_frames - 1) / timeline.fps / tick) if regular else None
         whole = end is None or _reaches(container, stream, end)
         return Index(VideoInfo(width, height, timeline), first.pts, tick, whole, portable)
+
+
+def _listed_times(path: str, stream: av.VideoStream) -> np.ndarray | None:
+    """When the frames of a remote file are shown, from its own table: it need not be read to its end, as a local one is.
+
+    None where the table is not the whole truth: an edit list may end before the last frame.
+    """
+    times = shown_times(path)
+    return times if times is not None and stream.duration and times[-1] - times[0] < stream.duration else None
 
 
 def _timeline(seconds: np.ndarray, rate: Fraction | None) -> Timeline:

@@ -5,7 +5,6 @@ Making one may mean reading a whole file; a worker process lives for an epoch at
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from threading import Lock
 
 import numpy as np
 
+from ..media_cache import media_cache
+from ..storage import absolute, is_remote
 from ..timeline import Timeline
 from .index import Identity, Index, identity, make_index
 from .source import VideoInfo
@@ -70,7 +71,8 @@ def index_of(path: str, folder: str | None = None) -> Index:
 
     Args:
         path: The file.
-        folder: Where indexes are kept on disk, if at all; made if it does not exist.
+        folder: Where indexes are kept on disk, if at all; made if it does not exist. Those of remote files are kept in
+            their cache where there is one and no other folder is given.
 
     Raises:
         MediaError: The file cannot be used.
@@ -78,6 +80,7 @@ def index_of(path: str, folder: str | None = None) -> Index:
     key = identity(path)
     index = recent.get(key)
     if index is None:
+        folder = folder or _of_remote(path)
         kept = _place(path, folder) if folder else None
         index = _load(kept, key) if kept else None
         if index is None:
@@ -91,6 +94,11 @@ def index_of(path: str, folder: str | None = None) -> Index:
     return index
 
 
+def _of_remote(path: str) -> str | None:
+    cache = media_cache() if is_remote(path) else None
+    return cache.indexes if cache is not None else None
+
+
 def _size(index: Index) -> int:
     timestamps = index.info.timeline.timestamps
     return OVERHEAD + (0 if timestamps is None else timestamps.nbytes)
@@ -98,7 +106,7 @@ def _size(index: Index) -> int:
 
 def _place(path: str, folder: str) -> Path:
     """One place for each path, so that the index of a changed file replaces the old one."""
-    name = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()
+    name = hashlib.sha256(absolute(path).encode("utf-8", "surrogateescape")).hexdigest()
     return Path(folder, name[:2], f"{name}.npz")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from ..storage import is_remote
+from .remote import open_image
 from .source import MediaError, media_errors
 
 
@@ -27,7 +29,7 @@ SIDEWAYS = (5, 6, 7, 8)
 
 def image_size(source: Any) -> tuple[int, int]:
     """(width, height) of an image as displayed, from its header; raises `MediaError`."""
-    with _opened(source) as image:
+    with _opened(source, whole=False) as image:
         sideways = _orientation(image) in SIDEWAYS
         return image.size[::-1] if sideways else image.size
 
@@ -41,7 +43,7 @@ def read_image(source: Any) -> Image.Image:
     Raises:
         MediaError: It cannot be read.
     """
-    with _opened(source) as image:
+    with _opened(source, whole=True) as image:
         orientation = _orientation(image)
         picture = image.convert("RGB")
         return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture
@@ -58,8 +60,13 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 @contextmanager
-def _opened(source: Any) -> Iterator[Image.Image]:
-    """An image of which only the header has been read; what goes wrong with it becomes a `MediaError`."""
+def _opened(source: Any, whole: bool) -> Iterator[Image.Image]:
+    """An image of which only the header has been read; what goes wrong with it becomes a `MediaError`.
+
+    Args:
+        source: As in `read_image`.
+        whole: Its pixels will be read, too.
+    """
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path")
 
@@ -70,7 +77,8 @@ def _opened(source: Any) -> Iterator[Image.Image]:
             return
 
         try:
-            image = Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+            file = open_image(source, whole) if is_remote(source) else source
+            image = Image.open(BytesIO(file) if isinstance(file, bytes) else file)
         except FileNotFoundError:
             raise MediaError(f"{name}: no such image") from None
 

@@ -1,17 +1,18 @@
 """The reader: what a video holds (`probe`), and the pictures of chosen native frames (`read`)."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
 
+from ..storage import absolute
 from ..timeline import Timeline
 from .backends import decode
 from .images import frame_files, probe_images
 from .index import identity, require_frame
 from .index_store import index_of
 from .picture import read_image
+from .remote import fetched_ahead
 from .source import Frames, MediaError, VideoInfo, VideoRef, media_errors
 
 
@@ -47,7 +48,7 @@ def content_key(ref: VideoRef, frames: Sequence[int]) -> tuple:
     """
     files = frame_files(ref)
     names = [ref.path] if files is None else [files[frame] for frame in frames]
-    return tuple((os.path.abspath(path), *rest) for path, *rest in map(identity, names)), tuple(frames)
+    return tuple((absolute(path), *rest) for path, *rest in map(identity, names)), tuple(frames)
 
 
 def read(ref: VideoRef, frames: Sequence[int], each: Callable[[Image.Image], Any] = lambda picture: picture) -> Frames:
@@ -64,6 +65,7 @@ def read(ref: VideoRef, frames: Sequence[int], each: Callable[[Image.Image], Any
 
     Raises:
         MediaError: The video cannot be opened, or one of the frames cannot be decoded.
+        StorageError: It is remote, and its storage cannot be reached.
         BackendError: `SPACEVLLM_VIDEO_BACKEND` names none that can be used.
     """
     files = frame_files(ref)
@@ -85,7 +87,8 @@ def read(ref: VideoRef, frames: Sequence[int], each: Callable[[Image.Image], Any
     wanted = sorted(set(frames))
     with media_errors(ref.path or files[0], "not a readable video"):
         if files is None:
-            decode(ref.path, index, wanted, keep)
+            with fetched_ahead(ref.path, wanted):
+                decode(ref.path, index, wanted, keep)
         else:
             for frame in wanted:
                 keep(frame, read_image(files[frame]))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..storage import StorageError
 from ..timeline import Timeline
 
 
@@ -112,7 +113,7 @@ def media_errors(name: object, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MediaError, BackendError):
+    except (MediaError, BackendError, StorageError):  # the last is no fault of the medium's
         raise
     except Exception as err:
         reason = one_line(err)

@@ -12,6 +12,7 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
+from ...storage import is_remote
 from ..index import Index
 from ..source import BackendError
 from .errors import Unfit
@@ -41,7 +42,7 @@ def decode(path: str, index: Index, wanted: list[int], keep: Keep) -> None:
         return
 
     backend, threads = choose(os.environ.get(VARIABLE, "")), decode_threads()
-    if index.portable:
+    if index.portable and not is_remote(path):  # the others want a file on a disk
         with suppress(Unfit):
             backend.decode(path, index, wanted, threads, keep)
             return

@@ -1,5 +1,7 @@
 """A Qwen3-VL of 100 million parameters: large enough that a video costs what it costs elsewhere, small enough for a CPU."""
 
+from dataclasses import replace
+
 from gpu.shapes import Shape, qwen_patches
 
 
@@ -32,3 +34,9 @@ SHAPE_100M = Shape(
     },
     qwen_patches(16),
 )
+
+
+def with_vocabulary(shape: Shape, words: int = 151936) -> Shape:
+    """With as many rows of the embedding as Qwen3-VL has, where the logits are what is measured."""
+    text = {**shape.config["text_config"], "vocab_size": words}
+    return replace(shape, config={**shape.config, "text_config": text})

@@ -1,0 +1,1 @@
+"""Inference engines (vLLM, SGLang) as the language model: the export they read, the prompts they get, boxes of their states."""
