@@ -94,6 +94,24 @@ class TrainingOptions:
             )
         },
     )
+    max_batch: int = field(
+        default=8,
+        metadata={
+            "help": (
+                "In chat and API: most requests that wait at the same time and are answered by one generation; 1 answers them "
+                "one by one. Streams, several answers to a request, seeds and repetition penalties stay alone."
+            )
+        },
+    )
+    max_wait_ms: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "In chat and API: most milliseconds that a request waits for others to fill `max_batch` while the model has "
+                "nothing to do; 0: none, only those are put together that came while it was busy."
+            )
+        },
+    )
     sentences_per_video: int = field(
         default=1,
         metadata={
@@ -121,6 +139,12 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.prefix_cache_gb < 0:
             raise ValueError(f"prefix_cache_gb must not be below 0, as {self.prefix_cache_gb} is; 0 keeps nothing.")
+
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, not {self.max_batch}; 1 answers requests one by one.")
+
+        if self.max_wait_ms < 0:
+            raise ValueError(f"max_wait_ms must not be below 0, as {self.max_wait_ms} is; 0 waits for nobody.")
 
         if self.sentences_per_video < 1:
             raise ValueError(f"sentences_per_video must be at least 1, not {self.sentences_per_video}.")
