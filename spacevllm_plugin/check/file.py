@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,11 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from tqdm import tqdm
 
-from ..data.facts import Facts
+from ..data.facts import Facts, has_clock
 from ..data.jsonl import filled_lines, json_problem
 from ..data.media import locate, video_source
+from ..data.media_index import MediaIndex, MediaIndexWriter
+from ..data.members import containing_file
 from ..data.rules import first_error
 from ..data.schema import RowError, RowFields, parse_row
 from ..data.storage import absolute, is_remote
@@ -38,6 +41,7 @@ class CheckOptions:
         workers: Processes that examine media.
         reading: Also decode the frames that training would read.
         share: Examines media elsewhere, all of them at once, see `Library`.
+        media_index: What is known of video files, read and added to.
     """
 
     folders: list[str]
@@ -45,6 +49,7 @@ class CheckOptions:
     workers: int = 1
     reading: Reading | None = None
     share: Share | None = None
+    media_index: MediaIndex | None = None
 
 
 @dataclass
@@ -79,7 +84,11 @@ def check_file(path: Path, options: CheckOptions, fixed: IO[bytes] | None = None
         fixed: Gets the good rows, unchanged, and those that can be repaired.
     """
     report = Report()
-    with Library(options.memory, options.workers, options.share) as library, open(path, "rb") as file:
+    with (
+        MediaIndexWriter(options.media_index) if options.media_index else nullcontext() as shelf,
+        Library(options.memory, options.workers, options.share, shelf) as library,
+        open(path, "rb") as file,
+    ):
         if options.share is not None:
             library.examine_all(job for line in _lines(file, options) for job in line.jobs)
             file.seek(0)
@@ -162,13 +171,15 @@ def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
     span = row.target.span_frames if row.target else None
     clip = row.media.clip if row.media else None
     moments = frozenset((span or ()) + (clip or ())) if index == 0 else frozenset()
-    return Job(ref.encode(), True, options.reading, moments)
+    return Job(ref.encode(), True, options.reading, moments, options.media_index is not None and has_clock(ref))
 
 
 def _absolute(path: str, folders: list[str]) -> str:
     """Where a medium lies, or where it should."""
     found = locate(path, folders)
-    return absolute(found if is_remote(found) or os.path.exists(found) else os.path.join(folders[0], path))
+    return absolute(
+        found if is_remote(found) or os.path.exists(containing_file(found)) else os.path.join(folders[0], path)
+    )
 
 
 def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, out: IO[bytes] | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..check import CheckOptions, Report, check_file
 from ..check.media import Reading
+from ..data.media_index import MediaIndex
 from ..data.output import Outputs
 from ..data.storage import is_remote
 from .errors import CommandError
@@ -33,6 +34,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="M",
         help="what is known of media files, so that a killed run goes on (default: FILE.jsonl.media; of s3://… here)",
+    )
+    parser.add_argument(
+        "--media-index",
+        type=Path,
+        metavar="I",
+        help="media index: what it knows of videos is not looked up again, what is found out is added, for `media_index: "
+        "I` in recipes",
     )
     parser.add_argument(
         "--workers",
@@ -62,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, file: Path) -> None:
     media_dir = args.media_dir or beside(args.file)
     memory = args.memory or Path(file_name(args.file) + ".media" if is_remote(args.file) else f"{file}.media")
-    _check_paths(file, media_dir, {"--fix": args.fix, "--json": args.json}, {"--memory": memory})
+    files = {"--memory": memory, "--media-index": args.media_index}
+    _check_paths(file, media_dir, {"--fix": args.fix, "--json": args.json}, files)
     if args.workers < 1:
         raise CommandError("--workers must be at least 1")
 
@@ -70,7 +79,9 @@ def _run(args: argparse.Namespace, file: Path) -> None:
         raise CommandError("--video-maxlen and --video-fps must be above 0")
 
     reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
-    options = CheckOptions([str(media_dir), str(beside(args.file))], memory, args.workers, reading)
+    folders = [str(media_dir), str(beside(args.file))]
+    media_index = MediaIndex.at(args.media_index) if args.media_index else None
+    options = CheckOptions(folders, memory, args.workers, reading, media_index=media_index)
     retries = retries_of(args)
     with apart_from(args.fix, args.json):
         try:

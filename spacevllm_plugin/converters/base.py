@@ -150,6 +150,13 @@ class Source(ABC):
         """What the paths in the rows start with: `folder`, unless an option names another."""
         return self.folder
 
+    def __enter__(self) -> "Source":
+        """Around `samples`: what it needs open meanwhile."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+
     @property
     def note(self) -> str | None:
         """One line on what the rows will lack for want of an option; None if nothing."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..data.schema import Media, Target
 from ..data.video import MediaError, VideoInfo, VideoRef
-from .base import Report, Sample, Source, existing, option
+from .base import Report, Sample, existing, option
 from .media_name import is_media_name
-from .probing import probe
+from .probing import ProbingSource, probe
 from .text import tidy
 
 
@@ -42,7 +42,7 @@ def paired(
 
 
 @dataclass(kw_only=True)
-class MomentSource(Source):
+class MomentSource(ProbingSource):
     """A set of sentences and spans in seconds (vtg rows)."""
 
     probes = True
