@@ -24,6 +24,7 @@ from spacevllm_plugin.converters.probing import knowing, wanted
 from spacevllm_plugin.data import video
 from spacevllm_plugin.data.schema import PredictionRow, dump_row, read_rows
 from spacevllm_plugin.data.shards import Shards
+from spacevllm_plugin.data.storage import StorageError
 from spacevllm_plugin.distributed.ground import predict_shared, shards_folder
 from spacevllm_plugin.distributed.media import examine_shared, probe_shared
 from spacevllm_plugin.distributed.pieces import Piece, windows
@@ -101,6 +102,24 @@ def test_an_error_is_a_reason_in_one_line():
     found, _ = answers(pieces_of(3), Crew(partial(refusing, 7)), retries=0)
     assert found.pop(7) == "ValueError: 7 is bad"
     assert len(found) == 17
+
+
+def unreachable():
+    def work(piece):
+        if 7 in piece.items:
+            raise StorageError("s3://b/v.mp4: cannot be reached")
+
+        return Answer(piece.items)
+
+    return work
+
+
+def test_a_storage_that_is_down_is_no_rows_fault():
+    crew = Crew(unreachable)
+    with pytest.raises(Stopped, match="^s3://b/v.mp4: cannot be reached$"):
+        answers(pieces_of(4), crew, retries=2)
+
+    assert crew.rounds == [["000", "001", "002", "003"], ["001"], ["001"]]
 
 
 def test_a_set_up_that_is_wrong_stops_at_once():

@@ -19,11 +19,13 @@ class Answer:
         value: What came of it; None: nothing.
         problem: Why it should be tried again, one line. With a value: only a part of it failed, which will do in the end.
         hopeless: No other piece will fare better: the problem is the set-up.
+        blameless: The problem is no item's fault, such as a storage that is down: nothing fails of it, in the end all stops.
     """
 
     value: Any = None
     problem: str | None = None
     hopeless: bool = False
+    blameless: bool = False
 
 
 class Stopped(Exception):
@@ -60,7 +62,7 @@ def work_off(
         Every piece, or all of its parts, with the last answer; of a hopeless one what came of it before.
 
     Raises:
-        Stopped: An answer is hopeless.
+        Stopped: An answer is hopeless, or blameless after the last try.
     """
     for window in windows(pieces):
         tries: Counter[str] = Counter()
@@ -101,6 +103,8 @@ def _again(
     if tries[piece.name] <= retries:
         tell(f"{what}; try {tries[piece.name] + 1} of {retries + 1}")
         window.append(piece)
+    elif answer.blameless:
+        raise Stopped(answer.problem)
     elif answer.value is None and (parts := piece.split()):
         tell(f"{what}; in {len(parts)} parts from here")
         window += parts

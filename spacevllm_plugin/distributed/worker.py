@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
+from ..data.storage import StorageError
 from ..versions import installed
 from .pieces import Piece
 from .rounds import Answer
@@ -95,6 +96,8 @@ class Worker:
 
         try:
             return self._work(piece)
+        except StorageError as err:
+            return Answer(problem=str(err), blameless=True)
         except Exception as err:
             return Answer(problem=f"{type(err).__name__}: {one_line(err)}")
 
