@@ -14,6 +14,7 @@ import torch
 
 from gpu.engines import load_for_grounding, load_for_training, training_run
 from gpu.measuring import Side, take_turns, unless_out_of_memory
+from gpu.report import cell
 from gpu.shape_100m import SHAPE_100M, with_vocabulary
 from gpu.shapes import SHAPES, Shape, write_checkpoint
 from gpu.sides import NEW_TOKENS
@@ -165,11 +166,3 @@ def report(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **f
     print(f"{claim}: size {args.size}{dry}, {machine()['device']}{said}")
     for line in lines:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip(), flush=True)
-
-
-def cell(value: Any) -> str:
-    """A value of a table as text."""
-    if value is None:
-        return ""
-
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

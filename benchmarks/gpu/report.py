@@ -77,13 +77,20 @@ def _claim(found: dict[str, Any]) -> str:
     asked = {name: value for name, value in found["asked"].items() if name != "out"}
     said = {**asked, "device": found["device"], **found["versions"], **found["facts"]}
     head = list(found["rows"][0])
-    rows = [[_cell(row[name]) for name in head] for row in found["rows"]]
-    note = ", ".join(f"{name.replace('_', ' ')} {_cell(value)}" for name, value in said.items())
+    rows = [[cell(row[name]) for name in head] for row in found["rows"]]
+    note = ", ".join(f"{name.replace('_', ' ')} {cell(value)}" for name, value in said.items())
     return f"## {found['claim']}\n\n{_table(head, rows)}\n\n{note}."
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
+def cell(value: Any) -> str:
+    """A value of a claim's table as text."""
+    if value is None:
+        return ""
+
+    if isinstance(value, float):
+        return f"{value:.3f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+
+    return str(value)
 
 
 def _quickstart(report: dict[str, Any]) -> str:

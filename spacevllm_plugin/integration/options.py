@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from ..data.frame_cache import FrameCache
 from ..data.media_cache import DEFAULT_GB, use_media_cache
+from ..data.media_index import MediaIndex
 from ..data.plan import Preprocessing
+from ..data.video import IndexFolder, Shelf
 from ..modeling.configuration import GroundingOptions, LossOptions
 
 
@@ -70,6 +72,16 @@ class TrainingOptions:
             "help": (
                 "Most gigabytes in `media_cache_dir`. A full cache keeps what this run has used and stores nothing more; "
                 "only what other runs have left makes room."
+            )
+        },
+    )
+    media_index: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "File of what is known of the videos (size, clock, where they end), so that each is opened once before "
+                "training, and by later runs not at all; made and added to while tokenising, read by everything else. "
+                "`spacevllm-cli check` and `convert` write it, too."
             )
         },
     )
@@ -162,6 +174,7 @@ class RunOptions:
         training: What concerns this run alone.
         frame_cache: Where resized frames are kept; None without `frame_cache_dir`. One for all processes of a run, made
             when it begins: what was used since then stays.
+        media_index: What is known of videos; None without the option of that name.
     """
 
     grounding: GroundingOptions
@@ -169,6 +182,12 @@ class RunOptions:
     loss: LossOptions
     training: TrainingOptions
     frame_cache: FrameCache | None
+    media_index: MediaIndex | None = None
+
+    @property
+    def indexes(self) -> Shelf | None:
+        """Where the indexes of videos are kept: the media index, or else beside the frame cache's entries, if at all."""
+        return self.media_index or (IndexFolder(self.frame_cache.indexes) if self.frame_cache is not None else None)
 
     @classmethod
     def of(cls, model_args: Any) -> "RunOptions":
@@ -176,6 +195,7 @@ class RunOptions:
 
         Raises:
             ValueError: `frame_cache_dir` or `media_cache_dir` cannot be used.
+            MediaIndexError: `media_index` cannot.
         """
         kinds = (GroundingOptions, Preprocessing, LossOptions, TrainingOptions)
         *others, training = (read_options(kind, model_args) for kind in kinds)
@@ -184,7 +204,8 @@ class RunOptions:
         if training.media_cache_dir:
             use_media_cache(training.media_cache_dir, training.media_cache_gb)
 
-        return cls(*others, training, frame_cache)
+        media_index = MediaIndex.at(training.media_index) if training.media_index else None
+        return cls(*others, training, frame_cache, media_index)
 
     def put_on(self, processor: Any) -> None:
         """Give them to a processor to carry."""
