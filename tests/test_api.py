@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import httpx
+import numpy as np
 import openai
 import pytest
 from conftest import picture, write_image, write_video
@@ -404,7 +405,11 @@ def test_each_of_many_parallel_requests_gets_its_own_answer(folder, chat_model, 
             message = answer.json()["choices"][0]["message"]
             found = message["content"], message["tubes"]
 
-        assert found == wanted[number]
+        # Those that are not streamed were answered together: a box may be rounded to the next tenth of a pixel.
+        (content, (tube,)), (other_content, (other,)) = found, wanted[number]
+        assert content.partition("```")[0] == other_content.partition("```")[0]
+        assert in_block(content) == [tube] and {**tube, "boxes": 0} == {**other, "boxes": 0}
+        assert np.allclose(tube["boxes"], other["boxes"], rtol=0, atol=0.1001)
 
 
 def test_other_templates_answer_as_before(folder):
