@@ -11,7 +11,7 @@ from environment import LOCK, ROOT, SUITE, Environment, read_lock
 
 
 # flash-attn is not among them: it is built against a GPU's torch.
-EXTRAS = ".[deepspeed,decord,torchcodec,liger,qlora,metrics]"
+EXTRAS = ".[deepspeed,decord,torchcodec,liger,qlora,metrics,ray,s3,gcs]"
 # Wants an older PyAV than the lock's, so an environment of its own.
 APART = ".[lmms-eval]"
 

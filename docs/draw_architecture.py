@@ -21,6 +21,7 @@ SAYS = {
     "scoreboard": "a benchmark from raw files to its report",
     "exporters": "tubes in the formats of other tools",
     "serving": "exports, prompts and boxes for engines",
+    "distributed": "work shared by workers that may die; Ray",
     "inference": "engine, grounding, predict, render",
     "backbones": "one room each: config, model, prompter, tiny",
     "unistg": "the data builder",

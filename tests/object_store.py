@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 LOG, DIE = "/_log", "/_die/"
@@ -114,6 +114,10 @@ class Store:
 
     @property
     def is_dead(self):
+        """Whether it died by itself: its connections are cut a moment before it is gone."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+
         return self._process.poll() is not None
 
     def put(self, address, body):

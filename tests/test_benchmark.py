@@ -7,17 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import write_video
+from crew import Crew, times
 from PIL import Image
 from runs import command
 
 from spacevllm_plugin.backbones.tiny import make_tiny
-from spacevllm_plugin.cli.main import main
+from spacevllm_plugin.cli.loading import load
+from spacevllm_plugin.cli.main import build_parser, main
 from spacevllm_plugin.data.schema import PredictionRow, read_rows
+from spacevllm_plugin.scoreboard import BENCHMARKS, Run
 from spacevllm_plugin.scoreboard.ranks import own_gpu
+from spacevllm_plugin.scoreboard.settings import Settings
 
 
 VIDEOS = 7
@@ -113,6 +118,20 @@ def test_two_processes_give_the_same_predictions(model, data, finished, tmp_path
 
     (session,) = [json.loads(line) for line in (out / "sessions.jsonl").read_text().splitlines()]
     assert session["processes"] == 2 and session["predicted"] == VIDEOS + 1
+
+
+def test_a_crew_gives_the_same_report(model, data, finished, tmp_path):
+    """Workers that die, and the answers of some are lost, as `--ray` has them."""
+    out = tmp_path / "crew"
+    settings = Settings(str(model), None, {"infer_dtype": "float32", "video_maxlen": 6}, 4, 2)
+    args = build_parser("benchmark").parse_args(arguments(model, data, out)[1:])
+    crew = partial(Crew, dies=times(1), dies_after=times(1))
+    Run(BENCHMARKS["hcstvg-v1"], settings, data, out, hire=crew, retries=3)(partial(load, args))
+    for name in ("report.json", "report.md", "predictions.jsonl", "settings.json"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+    assert json.loads((out / "sessions.jsonl").read_text())["processes"] == Crew.size
+    assert [file.name for file in out.glob("predictions.*")] == ["predictions.jsonl"]
 
 
 @pytest.mark.parametrize("threads", ["2", "8"])

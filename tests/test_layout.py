@@ -21,6 +21,7 @@ ORDER = [
     ("check", "converters", "evaluation", "modeling"),
     ("backbones", "unistg"),
     ("inference",),
+    ("distributed",),
     ("exporters", "scoreboard", "serving"),
     ("demo",),
     ("integration",),

@@ -135,6 +135,11 @@ def test_a_driver_without_gpus_reserves_the_clusters(monkeypatch):
         assert told["MASTER_ADDR"] == "10.0.0.2" and told["RANK"] == str(rank) and told["A"] == "b"
         assert Path(told[hook.PACKAGE_PATH], "spacevllm_plugin") == Path(hook.__file__).parents[1]
 
+    # What Ray tells the driver of a job is not for the workers; what a user tells all is.
+    for env, left in (({hook.DRIVERS_OWN[0]: "1", hook.IN_A_JOB: "{}"}, False), ({hook.DRIVERS_OWN[0]: "1"}, True)):
+        config = placement.get_ray_remote_config_for_worker(rank=1, bundle_idx=0, env=env, **common)
+        assert (hook.DRIVERS_OWN[0] in config["runtime_env"]["env_vars"]) == left
+
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
@@ -239,6 +244,7 @@ def drive(python, script, *args):
     return said
 
 
+@pytest.mark.ray
 def test_two_workers_train_as_one_process(python, shadow, tiny_base, tmp_path):
     """With accumulation, fresh processes, and a working directory of theirs that holds another package of our name."""
     pytest.importorskip("ray")

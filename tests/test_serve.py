@@ -321,6 +321,14 @@ def test_backbones_that_an_engine_is_not_known_to_serve_are_refused(export, engi
     assert "of the Qwen-VL family" in said and said.endswith("this is internvl\n")
 
 
+def test_an_engine_that_was_said_to_run_is_looked_for_once(export, capsys):
+    assert main(["serve", str(export), "--engine", "vllm", "--engine-url", "http://127.0.0.1:9"]) == 1
+    assert "vLLM does not answer at http://127.0.0.1:9/health" in capsys.readouterr().err
+    assert (
+        main(["serve", str(export), "--engine", "vllm", "--engine-url", "http://127.0.0.1:9", "--print-command"]) == 2
+    )
+
+
 def test_what_is_no_export_is_said(tmp_path, capsys):
     assert main(["serve", str(tmp_path), "--engine", "vllm"]) == 1
     assert "is no export for engines: it holds no spacevllm.json" in capsys.readouterr().err
@@ -330,7 +338,7 @@ def test_what_is_no_export_is_said(tmp_path, capsys):
 
 
 FAKE = """#!{python}
-import os, sys, json, http.server
+import os, sys, json, http.server, urllib.request
 
 arguments = dict(zip(sys.argv[3:], sys.argv[4:]))
 if {broken}:
@@ -343,9 +351,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(418)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with urllib.request.urlopen("{upstream}" + self.path, body) as answer:
+            data = answer.read()
+        self.send_response(200)
         self.end_headers()
+        self.wfile.write(data)
 
 
 transfer = json.loads(arguments["--kv-transfer-config"])["kv_connector_extra_config"]
@@ -354,10 +365,10 @@ http.server.HTTPServer(("127.0.0.1", int(arguments["--port"])), Handler).serve_f
 """
 
 
-def fake_python(folder, broken=False):
-    """An environment with a `vllm` that is ready at once and answers nothing."""
+def fake_python(folder, upstream="", broken=False):
+    """An environment with a `vllm` that is ready at once and asks the stub here."""
     program = folder / "vllm"
-    program.write_text(FAKE.format(python=sys.executable, broken=broken))
+    program.write_text(FAKE.format(python=sys.executable, upstream=upstream, broken=broken))
     (folder / "python").write_text("#!/bin/sh\nexit 0\n")
     for file in (program, folder / "python"):
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
@@ -375,13 +386,20 @@ def gone(pid):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a script with a first line")
-def test_serve_starts_its_engine_and_ends_it(export, tmp_path, video):
+def test_serve_starts_its_engine_answers_and_ends_it(export, chats, tmp_path, video):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
     command = [sys.executable, "-m", "spacevllm_plugin.cli.main", "serve", str(export), "--engine", "vllm"]
-    command += ["--engine-python", fake_python(tmp_path), "--port", str(port), "--arg", "infer_dtype=float32"]
+    command += [
+        "--engine-python",
+        fake_python(tmp_path, chats["vllm"].client.url),
+        "--port",
+        str(port),
+        "--arg",
+        "infer_dtype=float32",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         lines = {}
@@ -391,9 +409,11 @@ def test_serve_starts_its_engine_and_ends_it(export, tmp_path, video):
                 break
 
         _, pid, states = lines["engine"].split()
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body(video), timeout=300)
-        assert answer.status_code == 502 and answer.json()["detail"].endswith("answered 418: ")
+        asked = body(video, max_tokens=TOKENS)
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=asked, timeout=300)
         assert Path(states).is_dir()
+        expected = TestClient(create_app(chats["vllm"])).post("/v1/chat/completions", json=body(video))
+        assert message(answer) == message(expected) and len(message(answer)["tubes"]) == 1
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

@@ -363,6 +363,13 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
     def translate_path(self, path):
         return super().translate_path(path.removeprefix(f"/{REPOSITORY}/resolve/main"))
 
+    def send_head(self):
+        if self.path == "/denied.mp4":
+            self.send_error(403)
+            return None
+
+        return super().send_head()
+
     def hub_answer(self):
         """What the hub's API says; None where it is not asked."""
         path = self.path.partition("?")[0].removeprefix(f"/api/{REPOSITORY}")
@@ -391,6 +398,11 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
             super().do_GET()
             return
 
+        if self.server.busy:
+            self.server.busy -= 1
+            self.send_error(503)
+            return
+
         begin, end = map(int, asked.removeprefix("bytes=").split("-"))
         with open(self.translate_path(self.path), "rb") as file:
             data = file.read()
@@ -407,8 +419,10 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def web_server(folder, **options):
+def web_server(folder, busy=0, **options):
+    """A server of a folder's files; the first `busy` ranges are answered by 503."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(folder), **options))
+    server.busy = busy
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -418,9 +432,15 @@ def web_server(folder, **options):
 
 
 def test_a_web_server(films, monkeypatch):
-    monkeypatch.setenv(storage.VARIABLE, "0")
     path = films["faststart"]
+    with web_server(os.path.dirname(path), busy=2) as url:
+        assert probe(VideoRef(f"{url}/faststart.mp4")) == probe(VideoRef(path))
+
+    monkeypatch.setenv(storage.VARIABLE, "0")
     with web_server(os.path.dirname(path)) as url:
+        with pytest.raises(StorageError, match="denied.mp4: the storage does not let us in .*403"):
+            probe(VideoRef(f"{url}/denied.mp4"))
+
         address = f"{url}/faststart.mp4"
         assert probe(VideoRef(address)) == probe(VideoRef(path))
         assert same(read(VideoRef(address), [5, 400]), read(VideoRef(path), [5, 400]))
@@ -612,7 +632,7 @@ def test_predict_survives_a_server_that_dies_in_the_middle(
     store.die_after(12)
     try:
         assert main(arguments) == 1
-        assert store.is_dead
+        assert store.is_dead, capsys.readouterr().err
     finally:
         store.kill()
         store.start()
@@ -683,7 +703,7 @@ def test_training_without_an_answer_ends_and_skips_nothing(store, bucket, data, 
         with pytest.raises(StorageError, match="not reached for 0 seconds") as caught:
             train(base, folder, tmp_path / "out", **STEPS, bad_media="skip", overwrite_cache=False)
 
-        assert store.is_dead
+        assert store.is_dead, caught.value
     finally:
         store.kill()
         store.start()

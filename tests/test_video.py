@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from spacevllm_plugin.data.timeline import Timeline
-from spacevllm_plugin.data.video import MediaError, VideoInfo, VideoRef, index_store, probe, read, require
+from spacevllm_plugin.data.video import IndexFolder, MediaError, VideoInfo, VideoRef, index_store, probe, read, require
 from spacevllm_plugin.data.video.backends import pyav
 from spacevllm_plugin.data.video.index_store import index_of
 
@@ -214,7 +214,7 @@ def test_an_index_is_kept_on_disk(tmp_path, made):
     """A new process, as each epoch's workers are, finds it there: to the bit, clock and all."""
     times = [int(time) for time in np.random.default_rng(0).choice([17, 33, 40, 100, 400], 40).cumsum()]
     files = [write(tmp_path / "vfr.mkv", count=40, times=times, g=12, bf=2), write(tmp_path / "even.mkv", g=12)]
-    folder = str(tmp_path / "indexes")
+    folder = IndexFolder(str(tmp_path / "indexes"))
     for ref in files:
         first = index_of(ref.path, folder)
         index_store.recent.clear()

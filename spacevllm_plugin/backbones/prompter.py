@@ -21,7 +21,7 @@ from ..data.media import in_order
 from ..data.plan import Preprocessing, VideoPlan, plan_video
 from ..data.prompt_rules import PromptError, check_messages
 from ..data.schema import MEDIA_TAG
-from ..data.video import MediaError, content_key, image_size, read, read_image
+from ..data.video import MediaError, Shelf, content_key, image_size, read, read_image
 from ..modeling.configuration import STAQ_TOKEN, GroundingOptions
 
 
@@ -88,18 +88,25 @@ class Prompter(ABC):
         options: Pixel and frame limits.
         grounding: Sampling and prompt options.
         cache: Keeps the resized frames of videos, if given.
+        indexes: Keeps the indexes of videos, if given.
     """
 
     image_token: str
     video_token: str
 
     def __init__(
-        self, processor: Any, options: Preprocessing, grounding: GroundingOptions, cache: FrameCache | None = None
+        self,
+        processor: Any,
+        options: Preprocessing,
+        grounding: GroundingOptions,
+        cache: FrameCache | None = None,
+        indexes: Shelf | None = None,
     ) -> None:
         self.processor = processor
         self.options = options
         self.grounding = grounding
         self.cache = cache
+        self.indexes = indexes
 
     @property
     def temporal_patch_size(self) -> int:
@@ -139,12 +146,17 @@ class Prompter(ABC):
     # What follows is the same for all.
 
     def plan(self, image_sources: list[Any], video_sources: list[Any]) -> tuple[list[ImagePlan], list[VideoPlan]]:
-        """Plans for media; raises `MediaError`."""
-        images = [ImagePlan(source, *image_size(source)) for source in image_sources]
+        """Plans for media, those that are plans already as they are; raises `MediaError`."""
         sampling, merged = self.grounding.frame_sampling, self.temporal_patch_size
-        indexes = self.cache.indexes if self.cache is not None else None
-        videos = [plan_video(source, self.options, sampling, merged, indexes) for source in video_sources]
-        return images, videos
+
+        def image(source: Any) -> ImagePlan:
+            return source if isinstance(source, ImagePlan) else ImagePlan(source, *image_size(source))
+
+        def video(source: Any) -> VideoPlan:
+            known = isinstance(source, VideoPlan)
+            return source if known else plan_video(source, self.options, sampling, merged, self.indexes)
+
+        return [image(source) for source in image_sources], [video(source) for source in video_sources]
 
     def expand_messages(
         self, messages: list[dict[str, str]], images: list[ImagePlan], videos: list[VideoPlan]

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,14 +13,16 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from tqdm import tqdm
 
-from ..data.facts import Facts
+from ..data.facts import Facts, has_clock
 from ..data.jsonl import filled_lines, json_problem
 from ..data.media import locate, video_source
+from ..data.media_index import MediaIndex, MediaIndexWriter
+from ..data.members import containing_file
 from ..data.rules import first_error
 from ..data.schema import RowError, RowFields, parse_row
 from ..data.storage import absolute, is_remote
 from ..data.video import VideoRef
-from .library import Library
+from .library import Library, Share
 from .media import Fault, Job, Reading
 from .repairs import repair
 from .report import Problem, Report
@@ -37,12 +40,16 @@ class CheckOptions:
         memory: Where examined media are remembered, see `Library`.
         workers: Processes that examine media.
         reading: Also decode the frames that training would read.
+        share: Examines media elsewhere, all of them at once, see `Library`.
+        media_index: What is known of video files, read and added to.
     """
 
     folders: list[str]
     memory: Path
     workers: int = 1
     reading: Reading | None = None
+    share: Share | None = None
+    media_index: MediaIndex | None = None
 
 
 @dataclass
@@ -76,29 +83,40 @@ def check_file(path: Path, options: CheckOptions, fixed: IO[bytes] | None = None
         options: How to check.
         fixed: Gets the good rows, unchanged, and those that can be repaired.
     """
-    seen: dict[str, int] = {}
     report = Report()
     with (
-        Library(options.memory, options.workers) as library,
+        MediaIndexWriter(options.media_index) if options.media_index else nullcontext() as shelf,
+        Library(options.memory, options.workers, options.share, shelf) as library,
         open(path, "rb") as file,
-        tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar,
     ):
+        if options.share is not None:
+            library.examine_all(job for line in _lines(file, options) for job in line.jobs)
+            file.seek(0)
 
-        def show() -> None:
-            bar.set_postfix(media=library.counts["files"], problems=report.rows - report.good)
-
-        stream = _lines(file, options)
-        while lines := list(islice(stream, ROWS_AT_ONCE)):
-            library.examine_all((job for line in lines for job in line.jobs), show)
-            for line in lines:
-                _judge(line, seen, library, report, fixed)
-                bar.update(len(line.text) + 1)
-
-            show()
+        with tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc="check") as bar:
+            _judge_all(file, options, library, report, fixed, bar)
 
         report.media = dict(library.counts)
 
     return report
+
+
+def _judge_all(
+    file: IO[bytes], options: CheckOptions, library: Library, report: Report, fixed: IO[bytes] | None, bar: tqdm
+) -> None:
+    seen: dict[str, int] = {}
+
+    def show() -> None:
+        bar.set_postfix(media=library.counts["files"], problems=report.rows - report.good)
+
+    stream = _lines(file, options)
+    while lines := list(islice(stream, ROWS_AT_ONCE)):
+        library.examine_all((job for line in lines for job in line.jobs), show)
+        for line in lines:
+            _judge(line, seen, library, report, fixed)
+            bar.update(len(line.text) + 1)
+
+        show()
 
 
 def _lines(file: IO[bytes], options: CheckOptions) -> Iterator[_Line]:
@@ -153,13 +171,15 @@ def _video_job(row: RowFields, index: int, options: CheckOptions) -> Job:
     span = row.target.span_frames if row.target else None
     clip = row.media.clip if row.media else None
     moments = frozenset((span or ()) + (clip or ())) if index == 0 else frozenset()
-    return Job(ref.encode(), True, options.reading, moments)
+    return Job(ref.encode(), True, options.reading, moments, options.media_index is not None and has_clock(ref))
 
 
 def _absolute(path: str, folders: list[str]) -> str:
     """Where a medium lies, or where it should."""
     found = locate(path, folders)
-    return absolute(found if is_remote(found) or os.path.exists(found) else os.path.join(folders[0], path))
+    return absolute(
+        found if is_remote(found) or os.path.exists(containing_file(found)) else os.path.join(folders[0], path)
+    )
 
 
 def _judge(line: _Line, seen: dict[str, int], library: Library, report: Report, out: IO[bytes] | None) -> None:

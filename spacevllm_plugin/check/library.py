@@ -16,10 +16,16 @@ from ..data.facts import Facts
 from ..data.output import appended
 from ..data.schema import RowError
 from ..data.storage import look
-from .media import Fault, Identity, Job, examine, identity
+from ..data.video import MediaError, Shelf, VideoRef
+from ..data.video import identity as file_identity
+from ..data.video.index import Index
+from .media import Fault, Found, Identity, Job, examine, identity
 
 
 CRASHED = "the process that read it died"
+
+Examined = tuple[Job, Found | Fault]
+Share = Callable[[list[Job]], Iterable[Examined]]
 
 
 class Library:
@@ -32,12 +38,15 @@ class Library:
     Args:
         memory: JSONL file; made if it is not there.
         workers: Processes.
+        share: Examines media elsewhere instead.
+        shelf: Media index, whose word is taken for the video files that it knows, and which gets what is found out.
     """
 
-    def __init__(self, memory: Path, workers: int) -> None:
+    def __init__(self, memory: Path, workers: int, share: Share | None = None, shelf: Shelf | None = None) -> None:
         self.counts = {"files": 0, "examined": 0, "remembered": 0, "unusable": 0}
         self._found: dict[str, Facts | Fault] = {}
-        self._workers = workers
+        self._workers, self._share = workers, share
+        self._shelf = shelf
         self._pool: ProcessPoolExecutor | None = None
         self._remembered = _read_memory(memory)
         self._memory = appended(memory)
@@ -73,8 +82,8 @@ class Library:
         if found is not None:
             return isinstance(found, Fault) or found.know(job.moments)
 
-        known, facts = self._remembered.pop(job.key, (None, None))
-        if facts is None or not facts.know(job.moments) or identity(job) != known:
+        facts = self._recall(job)
+        if facts is None:
             return False
 
         self._found[job.key] = facts
@@ -82,7 +91,28 @@ class Library:
         self.counts["remembered"] += 1
         return True
 
-    def _note(self, job: Job, answer: tuple[Identity, Facts] | Fault) -> None:
+    def _recall(self, job: Job) -> Facts | None:
+        """What an earlier run found, if the medium is as it was then."""
+        known, facts = self._remembered.pop(job.key, (None, None))
+        if job.indexed:
+            ref = VideoRef.parse(job.source)
+            index = self._indexed(ref.path)
+            if index is None:
+                return None
+
+            if job.reading is None:
+                info = index.info
+                return Facts.of_video(ref, info.width, info.height, info.timeline, job.moments)
+
+        return facts if facts is not None and facts.know(job.moments) and identity(job) == known else None
+
+    def _indexed(self, path: str) -> Index | None:
+        try:
+            return self._shelf.load(file_identity(path))
+        except MediaError:
+            return None
+
+    def _note(self, job: Job, answer: Found | Fault) -> None:
         first = job.key not in self._found
         self.counts["files"] += first
         if isinstance(answer, Fault):
@@ -90,7 +120,10 @@ class Library:
             self.counts["unusable"] += first
             return
 
-        (size, changed), facts = answer
+        (size, changed), facts, entry = answer
+        if entry is not None:
+            self._shelf.save(*entry)
+
         known = self._found.get(job.key)
         if isinstance(known, Facts) and known.seconds and facts.seconds:
             facts = replace(facts, seconds=known.seconds | facts.seconds)
@@ -101,8 +134,12 @@ class Library:
         self._memory.write((json.dumps(line, ensure_ascii=False) + "\n").encode(errors="surrogateescape"))
         self._memory.flush()  # so that a killed run leaves it
 
-    def _examine(self, jobs: list[Job]) -> Iterable[tuple[Job, tuple[Identity, Facts] | Fault]]:
+    def _examine(self, jobs: list[Job]) -> Iterable[Examined]:
         if not jobs:
+            return
+
+        if self._share is not None:
+            yield from self._share(jobs)
             return
 
         self._pool = self._pool or _new_pool(self._workers)
@@ -128,7 +165,7 @@ class Library:
                 yield job, _examine_alone(job)
 
 
-def _examine_alone(job: Job) -> tuple[Identity, Facts] | Fault:
+def _examine_alone(job: Job) -> Found | Fault:
     with _new_pool(1) as pool:
         try:
             return pool.submit(examine, job).result()

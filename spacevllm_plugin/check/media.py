@@ -2,12 +2,16 @@
 
 import os
 from dataclasses import astuple, dataclass, replace
+from typing import NamedTuple
 
 from ..data.facts import Facts, has_clock
 from ..data.plan import Preprocessing, plan_video
-from ..data.storage import StorageError, is_remote, look, stat
+from ..data.storage import StorageError, is_ranged, is_remote, look, stat
 from ..data.timeline import FrameSampling
 from ..data.video import MediaError, VideoRef, frame_files, image_size, probe, read, read_image
+from ..data.video import identity as file_identity
+from ..data.video.index import Index
+from ..data.video.index_store import index_of
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class Job:
         is_video: Which of the two.
         reading: Also decode the frames that training reads; None looks at the header only.
         moments: Native frames whose times are asked for, where the frame rate varies.
+        indexed: Also hand back the index of a video file.
     """
 
     source: str
     is_video: bool
     reading: Reading | None = None
     moments: frozenset[int] = frozenset()
+    indexed: bool = False
 
     @property
     def key(self) -> str:
@@ -97,14 +103,28 @@ def identity(job: Job) -> Identity | Fault:
 
 def _state(file: str) -> tuple[int, int]:
     """What changes with a file's content, and its bytes."""
-    if is_remote(file):
+    if is_ranged(file):
         return stat(file)
 
     there = os.stat(file)
     return there.st_mtime_ns, there.st_size
 
 
-def examine(job: Job) -> tuple[Identity, Facts] | Fault:
+class Found(NamedTuple):
+    """A medium without a fault.
+
+    Attributes:
+        known: Its size and time of change.
+        facts: What it holds.
+        entry: What the media index has of it, if that was asked for.
+    """
+
+    known: Identity
+    facts: Facts
+    entry: tuple[tuple, Index] | None
+
+
+def examine(job: Job) -> Found | Fault:
     """Look at one medium; never raises for what a file can do.
 
     Raises:
@@ -116,6 +136,7 @@ def examine(job: Job) -> tuple[Identity, Facts] | Fault:
 
     try:
         facts = _video_facts(job) if job.is_video else _image_facts(job)
+        entry = _entry(VideoRef.parse(job.source).path) if job.indexed else None
     except MediaError as err:
         return Fault("media-broken", str(err))
     except StorageError:
@@ -123,7 +144,11 @@ def examine(job: Job) -> tuple[Identity, Facts] | Fault:
     except Exception as err:  # whatever a decoder raises: one file must not end the check of the others
         return Fault("media-broken", " ".join(f"{job.source}: {type(err).__name__} {err}".split()))
 
-    return known, facts
+    return Found(known, facts, entry)
+
+
+def _entry(path: str) -> tuple[tuple, Index]:
+    return file_identity(path), index_of(path)
 
 
 def _video_facts(job: Job) -> Facts:

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from .errors import CommandError, UsageError
-from .loading import add_model_arguments, load, parse_arguments
+from .loading import add_model_arguments, check_model, load, parse_arguments
 from .outputs import check_outputs
+from .sharing import add_ray_arguments, retries_of, sharing, tell
 
 
 EXAMPLE = (
@@ -39,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="rows at once (default: %(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="take the first N rows only, for a trial")
+    add_ray_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,29 +55,30 @@ def run(args: argparse.Namespace) -> None:
     if args.name != "all" and (missing := BENCHMARKS[args.name].missing(args.data_dir)):
         raise CommandError(f"{args.name}: not in {args.data_dir}: {', '.join(missing)}")
 
+    retries = retries_of(args)
     ranks = join()
     try:
-        if args.name == "all":
-            _run_all(args, ranks)
-        else:
-            _print_report(_run_one(args, ranks, args.name, args.out, _loader(args)), args.out)
+        if args.ray is not None and ranks.world > 1:
+            raise UsageError("--ray starts processes of its own: leave torchrun out")
+
+        with sharing(args) as cluster:
+            if cluster is None:
+                shared = {"engine": cache(partial(load, args))}
+            else:
+                check_model(args)
+                hire = partial(cluster.crew, use_gpus=True)
+                engine = partial(load, args)
+                shared = {"engine": engine, "hire": hire, "retries": retries, "tell": tell}
+
+            if args.name == "all":
+                _run_all(args, ranks, shared)
+            else:
+                _print_report(_run_one(args, ranks, args.name, args.out, **shared), args.out)
     finally:
         ranks.leave()
 
 
-def _loader(args: argparse.Namespace):
-    @cache
-    def engine():
-        import torch
-
-        # A plain base gets fresh heads: the same in every session and every process.
-        torch.manual_seed(0)
-        return load(args)
-
-    return engine
-
-
-def _run_one(args: argparse.Namespace, ranks, name: str, out: Path, engine) -> dict | None:
+def _run_one(args: argparse.Namespace, ranks, name: str, out: Path, engine, **crew) -> dict | None:
     from ..converters import SourceError
     from ..scoreboard import BENCHMARKS, Run
     from ..scoreboard.settings import Settings, SettingsError
@@ -89,7 +92,7 @@ def _run_one(args: argparse.Namespace, ranks, name: str, out: Path, engine) -> d
         limit=args.limit,
     )
     try:
-        return Run(BENCHMARKS[name], settings, args.data_dir, out, ranks)(engine)
+        return Run(BENCHMARKS[name], settings, args.data_dir, out, ranks, **crew)(engine)
     except (SourceError, SettingsError) as err:
         raise CommandError(f"{name}: {err}") from None
 
@@ -102,7 +105,7 @@ def _print_report(report: dict | None, out: Path) -> None:
         print(", ".join(f"{name} {count}" for name, count in report["counts"].items()) + f": {out / 'report.md'}")
 
 
-def _run_all(args: argparse.Namespace, ranks) -> None:
+def _run_all(args: argparse.Namespace, ranks, shared: dict) -> None:
     from ..scoreboard import BENCHMARKS
     from ..scoreboard.overview import write_overview
 
@@ -116,10 +119,9 @@ def _run_all(args: argparse.Namespace, ranks) -> None:
         raise CommandError(f"no benchmark's data in {args.data_dir}")
 
     reports, failed = [], {}
-    engine = _loader(args)
     for name in found:
         try:
-            reports.append(_run_one(args, ranks, name, args.out / name, engine))
+            reports.append(_run_one(args, ranks, name, args.out / name, **shared))
         except CommandError as err:
             # The other processes are waiting at this benchmark: they cannot be told to go on with the next.
             if ranks.world > 1:

@@ -3,15 +3,19 @@
 import argparse
 import json
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..check import CheckOptions, Report, check_file
 from ..check.media import Reading
+from ..data.media_index import MediaIndex
 from ..data.output import Outputs
 from ..data.storage import is_remote
 from .errors import CommandError
 from .locations import beside, file_name, local_rows, location
 from .outputs import apart_from, check_outputs
+from .sharing import add_ray_arguments, retries_of, sharing, tell
 
 
 EXAMPLE = "spacevllm-cli check train.jsonl --media-dir videos --fix train.good.jsonl --json report.json"
@@ -32,6 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what is known of media files, so that a killed run goes on (default: FILE.jsonl.media; of s3://… here)",
     )
     parser.add_argument(
+        "--media-index",
+        type=Path,
+        metavar="I",
+        help="media index: what it knows of videos is not looked up again, what is found out is added, for `media_index: "
+        "I` in recipes",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
@@ -47,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=defaults.sampling,
         help="with --decode: as in the recipe",
     )
+    add_ray_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, file: Path) -> None:
     media_dir = args.media_dir or beside(args.file)
     memory = args.memory or Path(file_name(args.file) + ".media" if is_remote(args.file) else f"{file}.media")
-    _check_paths(file, media_dir, {"--fix": args.fix, "--json": args.json}, {"--memory": memory})
+    files = {"--memory": memory, "--media-index": args.media_index}
+    _check_paths(file, media_dir, {"--fix": args.fix, "--json": args.json}, files)
     if args.workers < 1:
         raise CommandError("--workers must be at least 1")
 
@@ -66,10 +79,18 @@ def _run(args: argparse.Namespace, file: Path) -> None:
         raise CommandError("--video-maxlen and --video-fps must be above 0")
 
     reading = Reading(args.video_maxlen, args.video_fps, args.frame_sampling) if args.decode else None
-    options = CheckOptions([str(media_dir), str(beside(args.file))], memory, args.workers, reading)
+    folders = [str(media_dir), str(beside(args.file))]
+    media_index = MediaIndex.at(args.media_index) if args.media_index else None
+    options = CheckOptions(folders, memory, args.workers, reading, media_index=media_index)
+    retries = retries_of(args)
     with apart_from(args.fix, args.json):
         try:
-            with Outputs() as outputs:
+            with sharing(args) as cluster, Outputs() as outputs:
+                if cluster is not None:
+                    from ..distributed.media import examine_shared
+
+                    options = replace(options, share=partial(examine_shared, cluster.crew, retries, tell))
+
                 fixed, table = (path and outputs.open(path) for path in (args.fix, args.json))
                 report = check_file(file, options, fixed)
                 if table:

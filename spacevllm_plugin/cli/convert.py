@@ -6,10 +6,12 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ..converters import SOURCES, Report, SourceError, convert, summary_path
+from ..converters.probing import knowing, wanted
 from ..data.output import destination
 from ..data.shortened import shortened
 from .errors import CommandError
 from .outputs import apart_from, check_outputs
+from .sharing import add_ray_arguments, retries_of, sharing, tell
 
 
 # A path, and a case or a parser's reason.
@@ -47,6 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help="annotation rows; ROWS.jsonl.summary.json and an entry in dataset_info.json are written beside it (not "
             "beside a pipe or another stream, such as /dev/stdout)",
         )
+        sub.set_defaults(ray=None, ray_workers=None, retries=None)
+        if source.probes:
+            add_ray_arguments(sub)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -59,9 +64,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _convert(source_class: type, args: argparse.Namespace) -> None:
+    retries = retries_of(args)
     try:
         source = source_class(**{f.name: getattr(args, f.name) for f in fields(source_class)})
-        report = convert(source, args.out)
+        known = {}
+        with sharing(args) as cluster:
+            if cluster is not None and (refs := wanted(source)):
+                from ..distributed.media import probe_shared
+
+                known = probe_shared(cluster.crew, retries, tell, refs)
+
+        with knowing(known):
+            report = convert(source, args.out)
     except SourceError as err:
         raise CommandError(shortened(str(err), MESSAGE_WIDTH)) from None
 

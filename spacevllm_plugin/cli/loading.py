@@ -50,19 +50,36 @@ def parse_arguments(pairs: list[str]) -> dict[str, Any]:
     return {name: yaml.safe_load(value) for name, _, value in parts}
 
 
+def check_model(args: argparse.Namespace) -> dict[str, Any]:
+    """What can be known of the model's arguments without loading it.
+
+    Returns:
+        LLaMA-Factory's arguments, from `--arg`.
+
+    Raises:
+        CommandError: There is no such model or adapter.
+    """
+    arguments = parse_arguments(args.arg)
+    check_sources(args.model, args.adapter, arguments)
+    return arguments
+
+
 def load(args: argparse.Namespace) -> Any:
     """Load the engine; what is wrong with the model becomes one line."""
     from ..bootstrap import install
 
-    arguments = parse_arguments(args.arg)
-    check_sources(args.model, args.adapter, arguments)
+    arguments = check_model(args)
     if sys.stderr.isatty():
         print(f"loading {args.model} …", file=sys.stderr)
 
     install()
     with loading(args.verbose):
+        import torch
+
         from ..integration.engine_loader import load_engine
 
+        # A plain base gets fresh heads: the same in every session and every process.
+        torch.manual_seed(0)
         try:
             return load_engine(args.model, args.adapter, **arguments)
         except (ValueError, OSError) as err:

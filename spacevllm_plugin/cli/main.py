@@ -23,6 +23,7 @@ COMMANDS = {
     "export-tubes": ("export_tubes", "write predicted tubes as COCO, YouTube-VIS, CVAT, Label Studio, mp4, gif"),
     "convert": ("convert", "turn the raw annotations of a public data set into annotation rows"),
     "check": ("check", "check every row and every media file; repair what can be repaired"),
+    "pack-media": ("pack_media", "put rows and their media into a few large tar files, which training reads"),
     "synth": ("synth", "write a synthetic grounding data set with known tubes"),
     "make-tiny": ("make_tiny", "write a tiny, randomly initialised checkpoint of a backbone"),
     "unistg": ("unistg", "build STVG data from captions with coarse spans, and the training mixture"),

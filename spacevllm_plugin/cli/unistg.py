@@ -3,12 +3,15 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .errors import CommandError
 from .outputs import check_outputs
 from .quiet import add_verbose, loading
+from .sharing import add_ray_arguments, retries_of, sharing, tell
 
 
 EXAMPLE = """spacevllm-cli unistg analyze --data charades_sta/train.jsonl --out u/1.jsonl \\
@@ -95,13 +98,16 @@ def _configure_analyze(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="environment variable that holds the key; without one no key is sent (default: %(default)s)",
     )
-    server.add_argument("--concurrency", type=_count, default=16, help="captions at once (default: %(default)s)")
+    server.add_argument(
+        "--concurrency", type=_count, default=16, help="captions at once, of each process (default: %(default)s)"
+    )
     server.add_argument("--timeout", type=_positive, default=60.0, help="seconds per answer (default: %(default)s)")
     server.add_argument(
         "--retries",
         type=_whole,
         default=5,
-        help="further tries after rate limits, server errors, timeouts and lost connections (default: %(default)s)",
+        help="further tries after rate limits, server errors, timeouts and lost connections, and with --ray of rows whose "
+        "process died (default: %(default)s)",
     )
     server.add_argument(
         "--backoff",
@@ -109,6 +115,7 @@ def _configure_analyze(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="seconds before the first further try, doubled each time; Retry-After counts (default: %(default)s)",
     )
+    add_ray_arguments(parser, retries=False)
 
 
 def _configure_annotate(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +137,7 @@ def _configure_annotate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=_count, default=1, help="look at every n-th frame (default: %(default)s)")
     parser.add_argument("--batch-size", type=_count, default=8, help="frames at once (default: %(default)s)")
     parser.add_argument("--device", help="for instance cuda:1 (default: a GPU if there is one)")
+    add_ray_arguments(parser)
 
 
 def _configure_refine(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +157,7 @@ def _configure_refine(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="longest time without a box within a tube, in seconds (default: %(default)s, ours)",
     )
+    add_ray_arguments(parser)
 
 
 def _configure_filter(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +186,7 @@ def _configure_filter(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="rows with a box on less of the span's frames go; 0 for the paper's letter (default: %(default)s, ours)",
     )
+    add_ray_arguments(parser)
 
 
 def _configure_mix(parser: argparse.ArgumentParser) -> None:
@@ -248,39 +258,58 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _analyze(args: argparse.Namespace) -> None:
+    from ..unistg.endpoint import EndpointError
+
+    make = partial(_analyzer, args, os.environ.get(args.api_key_env))
+    try:
+        _run(make(), make, args)
+    except EndpointError as err:
+        raise CommandError(f"analyze: {err}; what is finished is kept, the same command goes on") from None
+
+
+def _analyzer(args: argparse.Namespace, api_key: str | None) -> Any:
     from ..unistg.analyzer import Analyzer
-    from ..unistg.endpoint import Endpoint, EndpointError
+    from ..unistg.endpoint import Endpoint
 
     endpoint = Endpoint(
         args.base_url,
         args.model,
-        api_key=os.environ.get(args.api_key_env),
+        api_key=api_key,
         timeout=args.timeout,
         retries=args.retries,
         backoff=args.backoff,
         concurrency=args.concurrency,
     )
-    try:
-        _run(Analyzer(endpoint, args.concurrency), args)
-    except EndpointError as err:
-        raise CommandError(f"analyze: {err}; what is finished is kept, the same command goes on") from None
+    return Analyzer(endpoint, args.concurrency)
 
 
 def _annotate(args: argparse.Namespace) -> None:
-    from ..unistg.annotator import Annotator
-    from ..unistg.detector import GroundingDino
-
     if not args.media_dir.is_dir():
         raise CommandError(f"annotate: --media-dir {args.media_dir} is not a folder")
 
-    try:
-        with loading(args.verbose):
-            detector = GroundingDino(args.detector, args.threshold, args.device)
-    except (OSError, ValueError, RuntimeError) as err:
-        raise CommandError(f"annotate: {args.detector}: {' '.join(str(err).split())[:300]}") from None
+    stage = _annotator(args, None if args.ray else _detector(args))
+    _run(stage, partial(_loaded_annotator, args), args, use_gpus=True)
+
+
+def _loaded_annotator(args: argparse.Namespace) -> Any:
+    return _annotator(args, _detector(args))
+
+
+def _annotator(args: argparse.Namespace, detector: Any) -> Any:
+    from ..unistg.annotator import Annotator
 
     options = {"detector": args.detector, "threshold": args.threshold}
-    _run(Annotator(detector, args.media_dir, options, args.stride, args.batch_size), args)
+    return Annotator(detector, args.media_dir, options, args.stride, args.batch_size)
+
+
+def _detector(args: argparse.Namespace) -> Any:
+    from ..unistg.detector import GroundingDino
+
+    try:
+        with loading(args.verbose):
+            return GroundingDino(args.detector, args.threshold, args.device)
+    except (OSError, ValueError, RuntimeError) as err:
+        raise CommandError(f"annotate: {args.detector}: {' '.join(str(err).split())[:300]}") from None
 
 
 def _refine(args: argparse.Namespace) -> None:
@@ -289,21 +318,34 @@ def _refine(args: argparse.Namespace) -> None:
     if args.min_seconds > args.max_seconds:
         raise CommandError("refine: --min-seconds is above --max-seconds")
 
-    _run(Refiner(args.min_seconds, args.max_seconds, args.link_iou, args.link_gap), args)
+    make = partial(Refiner, args.min_seconds, args.max_seconds, args.link_iou, args.link_gap)
+    _run(make(), make, args)
 
 
 def _filter(args: argparse.Namespace) -> None:
     from ..unistg.filter import Filter
 
-    _run(Filter(args.max_boxes, args.count, args.max_area_ratio, args.min_coverage), args)
+    make = partial(Filter, args.max_boxes, args.count, args.max_area_ratio, args.min_coverage)
+    _run(make(), make, args)
 
 
-def _run(stage: Any, args: argparse.Namespace) -> None:
-    from ..unistg.stage import COMMON_REASONS, run_stage
+def _run(stage: Any, make: Callable[[], Any], args: argparse.Namespace, use_gpus: bool = False) -> None:
+    """Run a stage; `make` makes the same in a worker."""
+    from ..unistg.stage import COMMON_REASONS, RARE_REASONS, run_stage
 
     check_outputs({"--data": args.data}, files={"--out": args.out})
-    report = run_stage(stage, args.data, args.out, args.overwrite)
-    meanings = {**COMMON_REASONS, **stage.reasons}
+    # A language model's server has always been tried again.
+    retries = args.retries if args.stage == "analyze" else retries_of(args)
+    with sharing(args) as cluster:
+        if cluster is not None:
+            from ..distributed.stages import SharedStage, make_stage_work
+
+            crew = cluster.crew(partial(make_stage_work, make), use_gpus)
+            stage = SharedStage(stage, crew, retries, tell)
+
+        report = run_stage(stage, args.data, args.out, args.overwrite)
+
+    meanings = {**COMMON_REASONS, **RARE_REASONS, **stage.reasons}
     rejected = report["rejected"]
     lines = [("in", report["in"], str(args.data)), ("out", report["out"], str(args.out))]
     lines += [(f"- {reason}", count, meanings[reason]) for reason, count in rejected.items()]

@@ -132,11 +132,13 @@ class Source(ABC):
         name: As in `spacevllm-cli convert NAME`.
         folder: Folder of its media below the media folder.
         example: Options of an example command.
+        probes: Whether it may look at media files, by `probing.probe`.
     """
 
     name: ClassVar[str]
     folder: ClassVar[str]
     example: ClassVar[str]
+    probes: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -147,6 +149,13 @@ class Source(ABC):
     def media_folder(self) -> str:
         """What the paths in the rows start with: `folder`, unless an option names another."""
         return self.folder
+
+    def __enter__(self) -> "Source":
+        """Around `samples`: what it needs open meanwhile."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
 
     @property
     def note(self) -> str | None:

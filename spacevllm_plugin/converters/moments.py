@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.schema import Media, Target
-from ..data.video import MediaError, VideoInfo, VideoRef, probe
-from .base import Report, Sample, Source, existing, option
+from ..data.video import MediaError, VideoInfo, VideoRef
+from .base import Report, Sample, existing, option
 from .media_name import is_media_name
+from .probing import ProbingSource, probe
 from .text import tidy
 
 
@@ -41,8 +42,10 @@ def paired(
 
 
 @dataclass(kw_only=True)
-class MomentSource(Source):
+class MomentSource(ProbingSource):
     """A set of sentences and spans in seconds (vtg rows)."""
+
+    probes = True
 
     media_dir: Path | None = option(
         "media folder; the videos in it are probed, so that rows have frame numbers, frame rate and size",

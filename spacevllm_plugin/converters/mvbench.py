@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.schema import Media
-from ..data.video import MediaError, VideoRef, probe
+from ..data.video import MediaError, VideoRef
 from .base import Raw, Report, Sample, existing, option, parse_raw
 from .media_name import is_media_name
+from .probing import ProbingSource, probe
 from .questions import QuestionSource
 from .streams import json_items
 
@@ -54,7 +55,7 @@ class _Item(Raw):
 
 
 @dataclass(kw_only=True)
-class MVBench(QuestionSource):
+class MVBench(QuestionSource, ProbingSource):
     """MVBench: twenty temporal tasks, multiple choice; `group` is the task.
 
     Reads TASK.json of a folder. Some tasks ask about a part of a video. The authors publish two branches: `main` has whole
@@ -64,6 +65,7 @@ class MVBench(QuestionSource):
 
     name = "mvbench"
     folder = "mvbench"
+    probes = True
     example = "--annotations mvbench/json --media-dir media --out data_info/mvbench/test.jsonl"
 
     annotations: Path = option("folder of the twenty JSON files", Path)

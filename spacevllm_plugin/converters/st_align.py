@@ -8,11 +8,12 @@ from pathlib import Path
 from pydantic import Field
 
 from ..data.schema import Media, Target
-from ..data.video import MediaError, VideoRef, probe
-from .base import Raw, Report, Sample, Source, Whole, existing, option, parse_raw, text_key
+from ..data.video import MediaError, VideoRef
+from .base import Raw, Report, Sample, Whole, existing, option, parse_raw, text_key
 from .boxes import Box, fit_tube, xyxy
 from .media_name import is_media_name
 from .moments import find_video
+from .probing import ProbingSource, probe
 from .streams import json_items
 from .text import tidy
 
@@ -40,7 +41,7 @@ class _Item(Raw):
 
 
 @dataclass(kw_only=True)
-class STAlign(Source):
+class STAlign(ProbingSource):
     """The ST-Align benchmark: the items whose answer is a span (vtg), or a span and a tube (stvg).
 
     `split` and the time tokens are frames of the file, their last ones included. Questions stay in the source's own
@@ -50,6 +51,7 @@ class STAlign(Source):
 
     name = "st-align"
     folder = "st_align"
+    probes = True
     example = "--annotations st_align_bench.json --media-dir media --out data_info/st_align/test.jsonl"
 
     annotations: Path = option("the JSON file", Path)

@@ -50,7 +50,7 @@ def convert(source: Source, out: Path) -> Report:
 
 def _write_rows(source: Source, file: BinaryIO) -> Report:
     report = Report()
-    with DiskTable() as seen:
+    with source, DiskTable() as seen:
         for sample in source.samples(report):
             if not is_media_name(sample.medium):
                 report.drop("bad_media_name", f"{sample.id}: {sample.medium}")

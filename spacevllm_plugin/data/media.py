@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from .members import containing_file
 from .schema import MEDIA_TAG, AnnotationRow
 from .storage import is_folder, is_remote, join, look
 from .video import MediaError, VideoRef, frame_files, identity
@@ -21,7 +22,7 @@ def locate(path: str, folders: list[str]) -> str:
     An address is taken at its word, and so is a remote folder: to look at each file there would take a request a row.
     """
     candidates = (join(folder, path) for folder in folders)
-    return next((there for there in candidates if is_remote(there) or os.path.exists(there)), path)
+    return next((there for there in candidates if is_remote(there) or os.path.exists(containing_file(there))), path)
 
 
 def video_source(row: AnnotationRow, index: int, folders: list[str]) -> str:

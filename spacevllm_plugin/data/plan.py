@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from .timeline import Timeline, group_frames, middle_frame, sample_frames
-from .video import MediaError, VideoRef, probe, require
+from .video import MediaError, Shelf, VideoRef, probe, require
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class VideoPlan:
 
 
 def plan_video(
-    source: Any, options: Preprocessing, sampling: str, temporal_patch_size: int, indexes: str | None = None
+    source: Any, options: Preprocessing, sampling: str, temporal_patch_size: int, indexes: Shelf | None = None
 ) -> VideoPlan:
     """Plan a video.
 
@@ -88,7 +88,7 @@ def plan_video(
         options: Pixel and frame limits.
         sampling: `uniform` or `fps`, see `sample_frames`.
         temporal_patch_size: Frames that the backbone merges into one.
-        indexes: Folder where the indexes of video files are kept, if at all.
+        indexes: Where the indexes of video files are kept, if at all.
 
     Raises:
         MediaError: The video cannot be opened, its clip holds no frame, or the file ends before the last frame wanted.

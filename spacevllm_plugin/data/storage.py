@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from .media_cache import media_cache
+from .members import Member, containing_file, member_of
 
 
 # By the beginning of an address: the extra that reads it, if there is one; the others come with LLaMA-Factory.
@@ -71,6 +72,11 @@ def is_remote(path: Any) -> bool:
     return isinstance(path, str) and path.startswith(SCHEMES)
 
 
+def is_ranged(path: Any) -> bool:
+    """Whether a file is read in ranges by what stands here: at an address, or inside a tar file, on the disk or at an address."""
+    return is_remote(path) or member_of(path) is not None
+
+
 def holds_secret(path: Any) -> bool:
     """Whether an address has a password or a signature in it: rows and logs are copied about."""
     if not is_remote(path) or not ("@" in path or "?" in path):
@@ -110,12 +116,16 @@ def is_folder(path: str) -> bool:
 
 
 def stat(path: str) -> Stat:
-    """What is known of a file at an address.
+    """What is known of a file at an address, or inside a tar file.
 
     Raises:
         FileNotFoundError: There is none.
         StorageError: The storage cannot be reached.
     """
+    member = member_of(path)
+    if member is not None:
+        return _member_stat(member)
+
     known = _known.get(path)
     if known is None:
         info = _persist(path, lambda fs: fs.info(path))
@@ -127,6 +137,19 @@ def stat(path: str) -> Stat:
     return known
 
 
+def _member_stat(member: Member) -> Stat:
+    if is_remote(member.shard):
+        shard = stat(member.shard)
+    else:
+        there = os.stat(member.shard)
+        shard = Stat(there.st_mtime_ns, there.st_size)
+
+    if member.offset + member.size > shard.size:
+        raise FileNotFoundError(f"{member}: the tar file ends before it")
+
+    return Stat(shard.changed, member.size)
+
+
 def look(paths: Iterable[str]) -> None:
     """Ask about many addresses at once, as far as nothing is known of them, in far fewer requests than one each.
 
@@ -136,7 +159,7 @@ def look(paths: Iterable[str]) -> None:
         StorageError: The storage cannot be reached.
     """
     folders = defaultdict(list)
-    for path in dict.fromkeys(paths):
+    for path in dict.fromkeys(map(containing_file, paths)):
         if is_remote(path) and path not in _known and not is_folder(path):
             folders[parent(path)].append(path)
 
@@ -186,6 +209,12 @@ def read_ranges(path: str, ranges: list[Range]) -> list[bytes]:
         FileNotFoundError: There is no such file.
         StorageError: The storage cannot be reached.
     """
+    member = member_of(path)
+    if member is not None:
+        path, ranges = member.shard, [(member.offset + begin, member.offset + end) for begin, end in ranges]
+        if not is_remote(path):
+            return _read_local(path, ranges)
+
     cached = media_cache()
     keys = [cached.path(path, *stat(path), *part) for part in ranges] if cached else []
     found = {part: data for part, key in zip(ranges, keys) if (data := cached.get(key, part[1] - part[0])) is not None}
@@ -215,6 +244,18 @@ def read_ranges(path: str, ranges: list[Range]) -> list[bytes]:
             cached.put(key, found[part])
 
     return [found[part] for part in ranges]
+
+
+def _read_local(path: str, ranges: list[Range]) -> list[bytes]:
+    parts = []
+    with open(path, "rb") as file:
+        for begin, end in ranges:
+            file.seek(begin)
+            parts.append(file.read(end - begin))
+            if len(parts[-1]) != end - begin:
+                raise OSError(f"{path}: the file ends at byte {begin + len(parts[-1])}")
+
+    return parts
 
 
 def read(path: str) -> bytes:
@@ -288,7 +329,8 @@ def _persist(path: str, ask: Callable[[Any], T]) -> T:
             return ask(_filesystem(path.partition("://")[0], os.getpid()))
         except Exception as err:
             patience = _patience()
-            reason = " ".join(f"{type(err).__name__}: {err}".split())
+            said = err.__cause__ or err  # fsspec's own words for what a server has answered are fewer
+            reason = " ".join(f"{type(said).__name__}: {said}".split())
             status = _status(err)
             if _is_missing(err, status):
                 raise FileNotFoundError(f"{path}: no such file") from None

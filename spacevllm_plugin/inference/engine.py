@@ -25,6 +25,11 @@ class Engine:
     processor: Any
     prompter: Prompter
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What the model sees of a video: frames, pixels, and the options it was built with."""
+        return {"preprocessing": vars(self.prompter.options).copy(), "grounding": self.prompter.grounding.as_dict()}
+
     def item(
         self,
         row_id: str,

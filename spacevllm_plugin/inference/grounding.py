@@ -1,6 +1,6 @@
 """From prompts to tubes: one batched generation, whose prefill gives the boxes and whose text gives the span."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -45,24 +45,38 @@ def ground_batch(
         MediaError: A picture cannot be read.
     """
     predictions: dict[int, PredictionRow] = {}
-
-    def take(places: list[int], inputs: dict[str, Any]) -> None:
+    for places, inputs in generations(model, prompter, items, rows_at_once):
         answers = _generate(model, prompter.processor.tokenizer, inputs, max_new_tokens)
         for place, answer in zip(places, answers):
             predictions[place] = make_prediction(items[place], *answer)
 
+    return [predictions[place] for place in range(len(items))]
+
+
+def generations(
+    model: Any, prompter: Prompter, items: list[GroundingItem], rows_at_once: int | None = None
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """What is generated at once: places of some of the items, and the model's inputs for these, read as they are asked for.
+
+    Args:
+        model: As for `ground_batch`.
+        prompter: The backbone's prompter.
+        items: The prompts.
+        rows_at_once: As for `ground_batch`.
+
+    Raises:
+        MediaError: A picture cannot be read.
+    """
     size = rows_at_once or len(items)
     shared, apart = sharing(model, prompter, items)
     for places in shared:
         prefix = read_prefix(model, prompter, items[places[0]])
         for some in batched(places, size):
-            take(some, suffix_inputs(prompter, prefix, [items[place] for place in some]))
+            yield some, suffix_inputs(prompter, prefix, [items[place] for place in some])
 
     for some in batched(apart, size):
         # The vision tower sees each medium once, where its room can tell it so.
-        take(some, _padded(prompter, [items[place] for place in some], "media" in model.visual_inputs))
-
-    return [predictions[place] for place in range(len(items))]
+        yield some, _padded(prompter, [items[place] for place in some], "media" in model.visual_inputs)
 
 
 def sharing(model: Any, prompter: Prompter, items: list[GroundingItem]) -> tuple[list[list[int]], list[int]]:
@@ -96,11 +110,16 @@ def _generate(
     model: Any, tokenizer: Any, inputs: dict[str, Any], max_new_tokens: int
 ) -> list[tuple[str, torch.Tensor | None]]:
     sink: list[torch.Tensor] = []
-    inputs = {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
-    }
+    inputs = on_device(model, inputs)
     output = model.generate(**inputs, box_sink=sink, **greedy_options(tokenizer, max_new_tokens))
     return split_answers(tokenizer, inputs["input_ids"], output, sink)
+
+
+def on_device(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The model's inputs where the model is."""
+    return {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
+    }
 
 
 def greedy_options(tokenizer: Any, max_new_tokens: int) -> dict[str, Any]:
@@ -126,9 +145,14 @@ def split_answers(
         sink: What `generate` put into `box_sink`.
     """
     texts = tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
-    counts = (input_ids == tokenizer.convert_tokens_to_ids(STAQ_TOKEN)).sum(dim=-1).tolist()
-    boxes = sink[0].cpu().split(counts) if sink else [None] * len(texts)
+    boxes = split_boxes(tokenizer, input_ids, sink)
     return [(text.strip(), own) for text, own in zip(texts, boxes)]
+
+
+def split_boxes(tokenizer: Any, input_ids: torch.Tensor, sink: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Each row's boxes, (its queries, 4) or None, of one generation; the arguments are those of `split_answers`."""
+    counts = (input_ids == tokenizer.convert_tokens_to_ids(STAQ_TOKEN)).sum(dim=-1).tolist()
+    return list(sink[0].cpu().split(counts)) if sink else [None] * len(counts)
 
 
 def make_prediction(item: GroundingItem, text: str, boxes: torch.Tensor | None) -> PredictionRow:

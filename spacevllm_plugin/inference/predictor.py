@@ -1,6 +1,7 @@
 """Grounding a whole file of rows: batched, resumable, no row lost and none done twice."""
 
 from collections.abc import Container, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,28 @@ def finished(out: Path) -> Iterator[tuple[str, bytes]]:
             raise RowError(f"{out}:{number}: not a prediction row; remove the file, or name another one")
 
         yield row_id, line
+
+
+@dataclass(frozen=True)
+class BatchWork:
+    """Grounds a batch of rows: the same answer to the last bit wherever it runs, on one machine.
+
+    Attributes:
+        engine: The loaded model.
+        media_dir: Where relative media paths start.
+        batch_size: Most rows per generation.
+        max_new_tokens: Longest answer, in tokens.
+    """
+
+    engine: Engine
+    media_dir: Path
+    batch_size: int
+    max_new_tokens: int
+
+    def __call__(self, rows: Iterable[AnnotationRow]) -> list[PredictionRow]:
+        """One prediction for each row, in order."""
+        located = [(row, *row_media(row, self.media_dir)) for row in rows]
+        return ground_rows(self.engine, located, self.max_new_tokens, self.batch_size)
 
 
 def predict_rows(
@@ -70,6 +93,7 @@ def predict_rows(
     """
     own = {row_id for row_id, _ in finished(out)}
     counts = {"ok": 0, "unreadable": 0, "failed": 0, "skipped": 0}
+    work = BatchWork(engine, media_dir, batch_size, max_new_tokens)
     bar = tqdm(total=len(rows) if isinstance(rows, Sized) else None, unit="row", desc="predict")
     with bar, appended(out) as file:
         for number, batch in enumerate(media_batches(rows, batch_size, media_of)):
@@ -82,9 +106,7 @@ def predict_rows(
             if not wanted:
                 continue
 
-            located = [(row, *row_media(row, media_dir)) for row in batch]
-            predictions = ground_rows(engine, located, max_new_tokens, batch_size)
-            fresh = {p.id: p for p in predictions if p.id in wanted}
+            fresh = {p.id: p for p in work(batch) if p.id in wanted}
             own |= wanted
             for prediction in fresh.values():
                 counts[prediction.status] += 1

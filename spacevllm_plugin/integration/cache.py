@@ -61,11 +61,17 @@ def tokenising(dataset: Any, data_args: Any, training_args: Any, parts: dict[str
     """
     read = {name: value for name, value in vars(data_args).items() if name not in UNREAD}
     versions = [version(package) for package in ("llamafactory", "transformers", "tokenizers", "av")]
-    media = media_digest(_paths(dataset, "_images"), _paths(dataset, "_videos"))
+    media = media_digest(distinct_paths(dataset.data, "_images"), distinct_paths(dataset.data, "_videos"))
     return {
         "new_fingerprint": _digest(dataset._fingerprint, read, parts, media, versions, package_digest()),
         "load_from_cache_file": not (data_args.overwrite_cache and comes_first(data_args, training_args)),
     }
+
+
+def was_tokenised(dataset: Any, caching: dict[str, Any]) -> bool:
+    """Whether the table that `tokenising` is about, or a process's part of it, lies in the cache and will be taken."""
+    file = Path(dataset._get_cache_file_path(caching["new_fingerprint"]))
+    return caching["load_from_cache_file"] and any(file.parent.glob(f"{file.stem}*{file.suffix}"))
 
 
 def grouping(dataset: Any, *settings: Any) -> str:
@@ -98,12 +104,14 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def _paths(dataset: Any, column: str) -> list[str]:
+def distinct_paths(table: Any, column: str) -> list[str]:
     """The distinct paths of a column; pictures that lie in the table itself are told by its fingerprint.
 
-    Those of rows that a selection has left out are among them.
+    Args:
+        table: Arrow's. Of a data set's own, rows that a selection has left out are among them.
+        column: Of lists.
     """
-    lists = dataset.data.column(column)
+    lists = table.column(column)
     if not (types.is_list(lists.type) and types.is_string(lists.type.value_type)):
         return []
 

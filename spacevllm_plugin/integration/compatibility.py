@@ -59,7 +59,11 @@ EXPECTED: dict[str, dict[str, list[str] | None]] = {
         "CustomSeq2SeqTrainer": None,
         "plot_loss": None,
     },
-    "llamafactory.chat.hf_engine": {"HuggingfaceEngine": None},
+    "llamafactory.chat.hf_engine": {
+        "Response": None,
+        "HuggingfaceEngine": None,
+        "HuggingfaceEngine.chat": ["self", "messages", "system", "tools", "images", "videos", "audios"],
+    },
     "llamafactory.chat.chat_model": {"ChatModel": None, "run_chat": []},
     "llamafactory.api.app": {
         "create_app": ["chat_model"],
@@ -123,7 +127,7 @@ def _symbols(source: str) -> dict[str, list[str] | None]:
 
     def visit(body: list[ast.stmt], prefix: str = "") -> None:
         for node in body:
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 found[prefix + node.name] = [arg.arg for arg in node.args.args]
             elif isinstance(node, ast.ClassDef):
                 found[prefix + node.name] = None

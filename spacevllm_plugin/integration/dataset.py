@@ -18,12 +18,13 @@ from ..data.targets import check_span, query_targets
 from ..data.video import MediaError
 from ..modeling.configuration import STAQ_TOKEN
 from .bad_rows import BadRowsError, Examination, repeated_ids
-from .cache import converting, grouping, tokenising, tokenizer_state
+from .cache import converting, grouping, tokenising, tokenizer_state, was_tokenised
 from .columns import ALIGNED, Typed, tokenised
 from .converter import COLUMN, FORMATTING
 from .lines import load_lines
 from .options import RunOptions
 from .sentences import IGNORED, SHARED, check_sentences, group_rows, shared_part
+from .survey import survey_videos
 from .template import is_ours
 
 
@@ -80,6 +81,8 @@ class GroundingEncoding:
 
         images, videos = example["_images"] or [], example["_videos"] or []
         plugin = self.template.mm_plugin
+        prompter = plugin.prompter(self.processor)
+        image_plans, video_plans = prompter.plan(images, videos)
         cutoff_len = self.data_args.cutoff_len
         limited, self.data_args = self.data_args, replace_cutoff(self.data_args, NO_CUTOFF)
         try:
@@ -88,15 +91,13 @@ class GroundingEncoding:
                 response=example["_response"],
                 system=example["_system"],
                 tools=example["_tools"],
-                images=images,
-                videos=videos,
+                images=image_plans,
+                videos=video_plans,
                 audios=[],
             )
         finally:
             self.data_args = limited
 
-        prompter = plugin.prompter(self.processor)
-        image_plans, video_plans = prompter.plan(images, videos)
         prompter.check_tokens(input_ids, image_plans, video_plans)
         if len(input_ids) > cutoff_len:
             if images or videos:  # a cut might go through a frame
@@ -276,6 +277,9 @@ def install(module: ModuleType) -> None:
             "grouped": options.sentences_per_video > 1,
         }
         caching = tokenising(dataset, data_args, training_args, parts)
+        if not was_tokenised(dataset, caching):
+            survey_videos(dataset, RunOptions.on(processor), data_args, training_args, module.logger)
+
         dataset = get_preprocessed_dataset(Typed(dataset, tokenised(dataset.features), caching), *rest)
         policies = {"bad_media": options.bad_media, "on_mismatch": options.on_mismatch}
         unique_ids = is_eval and grounds_rows(processor, training_args)

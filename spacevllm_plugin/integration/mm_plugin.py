@@ -32,7 +32,9 @@ def install(module: ModuleType) -> None:
                 )
 
             options = RunOptions.on(processor)
-            return spec.prompter_class(processor, options.preprocessing, options.grounding, options.frame_cache)
+            return spec.prompter_class(
+                processor, options.preprocessing, options.grounding, options.frame_cache, options.indexes
+            )
 
         def process_messages(self, messages, images, videos, audios, processor):
             self._validate_input(processor, images, videos, audios)

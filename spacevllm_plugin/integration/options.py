@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from ..data.frame_cache import FrameCache
 from ..data.media_cache import DEFAULT_GB, use_media_cache
+from ..data.media_index import MediaIndex
 from ..data.plan import Preprocessing
+from ..data.video import IndexFolder, Shelf
 from ..modeling.configuration import GroundingOptions, LossOptions
 
 
@@ -73,12 +75,40 @@ class TrainingOptions:
             )
         },
     )
+    media_index: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "File of what is known of the videos (size, clock, where they end), so that each is opened once before "
+                "training, and by later runs not at all; made and added to while tokenising, read by everything else. "
+                "`spacevllm-cli check` and `convert` write it, too."
+            )
+        },
+    )
     prefix_cache_gb: float = field(
         default=0.0,
         metadata={
             "help": (
                 "In chat and API: gigabytes, of the device's memory, for what was read of the videos and images asked about "
                 "last, so that a further question about one of them is answered without reading it again; 0 keeps nothing."
+            )
+        },
+    )
+    max_batch: int = field(
+        default=8,
+        metadata={
+            "help": (
+                "In chat and API: most requests that wait at the same time and are answered by one generation; 1 answers them "
+                "one by one. Streams, several answers to a request, seeds and repetition penalties stay alone."
+            )
+        },
+    )
+    max_wait_ms: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "In chat and API: most milliseconds that a request waits for others to fill `max_batch` while the model has "
+                "nothing to do; 0: none, only those are put together that came while it was busy."
             )
         },
     )
@@ -110,6 +140,12 @@ class TrainingOptions:
         if self.prefix_cache_gb < 0:
             raise ValueError(f"prefix_cache_gb must not be below 0, as {self.prefix_cache_gb} is; 0 keeps nothing.")
 
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, not {self.max_batch}; 1 answers requests one by one.")
+
+        if self.max_wait_ms < 0:
+            raise ValueError(f"max_wait_ms must not be below 0, as {self.max_wait_ms} is; 0 waits for nobody.")
+
         if self.sentences_per_video < 1:
             raise ValueError(f"sentences_per_video must be at least 1, not {self.sentences_per_video}.")
 
@@ -138,6 +174,7 @@ class RunOptions:
         training: What concerns this run alone.
         frame_cache: Where resized frames are kept; None without `frame_cache_dir`. One for all processes of a run, made
             when it begins: what was used since then stays.
+        media_index: What is known of videos; None without the option of that name.
     """
 
     grounding: GroundingOptions
@@ -145,6 +182,12 @@ class RunOptions:
     loss: LossOptions
     training: TrainingOptions
     frame_cache: FrameCache | None
+    media_index: MediaIndex | None = None
+
+    @property
+    def indexes(self) -> Shelf | None:
+        """Where the indexes of videos are kept: the media index, or else beside the frame cache's entries, if at all."""
+        return self.media_index or (IndexFolder(self.frame_cache.indexes) if self.frame_cache is not None else None)
 
     @classmethod
     def of(cls, model_args: Any) -> "RunOptions":
@@ -152,6 +195,7 @@ class RunOptions:
 
         Raises:
             ValueError: `frame_cache_dir` or `media_cache_dir` cannot be used.
+            MediaIndexError: `media_index` cannot.
         """
         kinds = (GroundingOptions, Preprocessing, LossOptions, TrainingOptions)
         *others, training = (read_options(kind, model_args) for kind in kinds)
@@ -160,7 +204,8 @@ class RunOptions:
         if training.media_cache_dir:
             use_media_cache(training.media_cache_dir, training.media_cache_gb)
 
-        return cls(*others, training, frame_cache)
+        media_index = MediaIndex.at(training.media_index) if training.media_index else None
+        return cls(*others, training, frame_cache, media_index)
 
     def put_on(self, processor: Any) -> None:
         """Give them to a processor to carry."""

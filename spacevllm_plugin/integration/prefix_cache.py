@@ -1,7 +1,7 @@
 """What chat and API keep of media between two questions about them, where `prefix_cache_gb` is above 0."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,9 +11,11 @@ from peft import PeftModel
 
 from ..backbones.prompter import Prompter
 from ..data.media import in_order
+from ..inference.grounding import generations
 from ..inference.items import GroundingItem
 from ..inference.prefix import read_prefix, suffix_inputs
 from ..inference.prefix_cache import PrefixCache, content_key
+from ..modeling.prefix import VideoPrefix
 
 
 _caches: WeakKeyDictionary = WeakKeyDictionary()  # of each loaded model, which takes its own with it
@@ -33,11 +35,12 @@ def cache_of(model: Any, gigabytes: float) -> PrefixCache | None:
 @contextmanager
 def media_later(later: bool) -> Iterator[None]:
     """While the block runs, this thread's prompts are made without their media being read, if so wanted."""
+    before = reads_later()
     _call.later = later
     try:
         yield
     finally:
-        _call.later = False
+        _call.later = before
 
 
 def reads_later() -> bool:
@@ -86,9 +89,42 @@ def media_inputs(cache: PrefixCache, model: Any, prompter: Prompter, item: Groun
             for name, value in inputs.items()
         }
 
+    prefix = _prefix(cache, _key(model, prompter, item), model, prompter, item)
+    return {"past_key_values": suffix_inputs(prompter, prefix, [item])["past_key_values"]}
+
+
+def cached_generations(
+    cache: PrefixCache, model: Any, prompter: Prompter, items: list[GroundingItem]
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """As `inference.grounding.generations`, with every prefix from the cache, or into it: each is a generation of its own.
+
+    Args:
+        cache: The model's.
+        model: The model.
+        prompter: The backbone's prompter.
+        items: The prompts.
+
+    Raises:
+        MediaError: A picture cannot be read.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(_key(model, prompter, item) if item.plans else None, []).append(place)
+
+    for key, places in groups.items():
+        some = [items[place] for place in places]
+        if key is None:
+            ((_, inputs),) = generations(model, prompter, some)
+            yield places, inputs
+        else:
+            yield places, suffix_inputs(prompter, _prefix(cache, key, model, prompter, some[0]), some)
+
+
+def _key(model: Any, prompter: Prompter, item: GroundingItem) -> Hashable:
+    return model.active_adapter if isinstance(model, PeftModel) else None, content_key(prompter, item)
+
+
+def _prefix(cache: PrefixCache, key: Hashable, model: Any, prompter: Prompter, item: GroundingItem) -> VideoPrefix:
     # Streams generate outside of LLaMA-Factory's inference mode, whose tensors could not be written to there.
     with torch.inference_mode(False):
-        adapter = model.active_adapter if isinstance(model, PeftModel) else None
-        key = adapter, content_key(prompter, item)
-        prefix = cache.get(key, lambda: read_prefix(model, prompter, item))
-        return {"past_key_values": suffix_inputs(prompter, prefix, [item])["past_key_values"]}
+        return cache.get(key, lambda: read_prefix(model, prompter, item))

@@ -22,6 +22,11 @@ MOST_CPUS = 10
 # Where worker processes import this package from, whatever lies in their working directory; the `.pth` file reads it.
 PACKAGE_PATH = "SPACEVLLM_PACKAGE_PATH"
 
+# By these Ray leaves the GPUs of a job's driver as they are. LLaMA-Factory copies the driver's environment, and a worker
+# that finds them asks Ray for its GPU, even if it has none.
+DRIVERS_OWN = ("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES")
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
 
 def template_of(args: dict[str, Any] | list[str]) -> str | None:
     """The template that a run names: a recipe's options by name, or a command line."""
@@ -116,6 +121,7 @@ class Placement:
             self.address = next(other["NodeManagerAddress"] for other in _alive() if other["NodeID"] == node)
             self._tuner.logger.info(f"The workers meet at {self.address}.")
 
+        env = {name: value for name, value in env.items() if IN_A_JOB not in env or name not in DRIVERS_OWN}
         others |= {"master_addr": self.address, "env": {**env, PACKAGE_PATH: str(Path(__file__).parents[2])}}
         config = self._stock_config(placement_group=placement_group, bundle_idx=bundle_idx, rank=rank, **others)
         config["num_cpus"] = self.cpus

@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..converters.writer import convert, summary_path
@@ -16,6 +17,8 @@ from .report import write_report
 
 
 if TYPE_CHECKING:
+    from ..distributed.rounds import Crew
+    from ..distributed.worker import Work
     from ..inference.engine import Engine
 
 
@@ -25,15 +28,22 @@ class Run(RunFolder):
 
     Attributes:
         ranks: The processes that share the work.
+        hire: Makes a crew that shares it instead, see `distributed.ground.predict_shared`; None without one.
+        retries: Further tries of what fails in a crew.
+        tell: Gets a line for each.
     """
 
     ranks: Ranks = Ranks()
+    hire: Callable[[Callable[[], "Work"]], "Crew"] | None = None
+    retries: int = 0
+    tell: Callable[[str], None] = lambda line: None
+    _workers: int = field(default=0, init=False)
 
     def __call__(self, engine: Callable[[], "Engine"]) -> dict[str, Any] | None:
         """Convert, predict, score, report.
 
         Args:
-            engine: Loads the model; called only if predictions are missing.
+            engine: Loads the model; called only if predictions are missing, and pickled for a crew.
 
         Returns:
             The report; None in processes but the first.
@@ -52,12 +62,11 @@ class Run(RunFolder):
         done = {row_id for row_id, _ in finished(self.predictions)}
         if not all(row.id in done for row in self.rows()):
             self.settings.check_versions()
-            loaded = engine()
-            self.settings.sampling = sampling(loaded)
-            if self.ranks.first:
-                self.settings.save(self.out / "settings.json")
+            if self.hire is None:
+                self._predict(engine(), done)
+            else:
+                self._predict_shared(engine, done)
 
-            self._predict(loaded, done)
             self.ranks.wait()
 
         if not self.ranks.first:
@@ -69,7 +78,7 @@ class Run(RunFolder):
             session = {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
                 "seconds": round(time.time() - started, 1),
-                "processes": self.ranks.world,
+                "processes": self._workers or self.ranks.world,
                 "predicted": answered - len(done),
             }
             append_lines(file, [json.dumps(session)])
@@ -84,17 +93,31 @@ class Run(RunFolder):
                 convert(source, file)
 
     def _predict(self, engine: "Engine", done: set[str]) -> None:
+        self._sees(engine.sampling)
         rank, world = self.ranks.rank, self.ranks.world
-        predict_rows(
-            engine,
-            self.rows(),
-            self.media_dir,
-            self.out / f"predictions.part{rank}.jsonl",
-            self.settings.batch_size,
-            self.settings.max_new_tokens,
-            done,
-            (rank, world),
-        )
+        sizes = self.settings.batch_size, self.settings.max_new_tokens
+        predict_rows(engine, self.rows(), self.media_dir, self._part(rank), *sizes, done, (rank, world))
+
+    def _predict_shared(self, load: Callable[[], "Engine"], done: set[str]) -> None:
+        from ..distributed.ground import predict_shared
+
+        def hire(make: Callable[[], "Work"]) -> "Crew":
+            crew = self.hire(make)
+            self._workers = crew.size
+            return crew
+
+        sizes = self.settings.batch_size, self.settings.max_new_tokens
+        again = self.retries, self.tell
+        predict_shared(hire, load, self.rows(), self.media_dir, self._part(0), *sizes, *again, done, self._sees)
+
+    def _part(self, rank: int) -> Path:
+        return self.out / f"predictions.part{rank}.jsonl"
+
+    def _sees(self, sampling: dict[str, Any]) -> None:
+        if self.settings.sampling != sampling:
+            self.settings.sampling = sampling
+            if self.ranks.first:
+                self.settings.save(self.out / "settings.json")
 
     def _merge(self) -> int:
         """Bring what the processes of this or an earlier session wrote into one file, in the rows' order.
@@ -119,9 +142,3 @@ class Run(RunFolder):
             part.unlink()
 
         return len(lines)
-
-
-def sampling(engine: "Engine") -> dict[str, Any]:
-    """What the model sees of a video: frames, pixels, and the options it was built with."""
-    prompter = engine.prompter
-    return {"preprocessing": vars(prompter.options).copy(), "grounding": prompter.grounding.as_dict()}

@@ -6,7 +6,6 @@ rejects are in input order and appear only when all rows are done, so a run that
 as one that was not.
 """
 
-import fcntl
 import hashlib
 import json
 import time
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from tqdm import tqdm
 
@@ -32,6 +32,9 @@ COMMON_REASONS = {
     "bad_row": "the line is not a row of the stage before",
     "duplicate_id": "a row above has the same id",
 }
+# Of shared stages only, and counted only where it occurs: theirs are the bytes of one process otherwise.
+GAVE_UP = "gave_up"
+RARE_REASONS = {GAVE_UP: "every process that tried it died or failed"}
 
 
 class StageError(Exception):
@@ -93,9 +96,10 @@ def run_stage(stage: Stage, source: Path, out: Path, overwrite: bool = False) ->
 
     with _Journal(partial, made_by) as journal:
         try:
-            with tqdm(_pending(stage, source, journal), total=num_lines, unit="row", desc=stage.name) as pending:
-                for row_id, result in stage.process(iter(pending)):
+            with tqdm(total=num_lines, unit="row", desc=stage.name) as bar:
+                for row_id, result in stage.process(_pending(stage, source, journal, bar)):
                     journal.add(row_id, result)
+                    bar.update()
         finally:
             journal.flush()
 
@@ -152,23 +156,27 @@ class _Journal:
         self._lines: list[str] = []
         self._size = 0  # characters in them
         self._flushed = time.monotonic()
+        # Beside it: not every system can lock the very file that it writes.
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
 
     def __enter__(self) -> "_Journal":
-        self._file = appended(self.path)
+        self._file = appended(self.path)  # also makes the folder
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.acquire(timeout=0)
             self._recover()
-        except BlockingIOError:
+        except Timeout:
             self._file.close()
             raise StageError(f"{self.path}: another run is writing it") from None
         except BaseException:
-            self._file.close()
+            self.__exit__()
             raise
 
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         self._file.close()
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def _recover(self) -> None:
         for offset, line in recover(self.path):
@@ -232,25 +240,33 @@ def _lines(source: Path) -> Iterator[tuple[int, str | None, bytes]]:
             seen.add(key)
 
 
-def _pending(stage: Stage, source: Path, journal: _Journal) -> Iterator[BaseModel]:
-    """The rows that are still to be done, in input order; lines that are no usable row are noted at once."""
+def _pending(stage: Stage, source: Path, journal: _Journal, bar: tqdm) -> Iterator[BaseModel]:
+    """The rows that are still to be done, in input order; lines that are no usable row are noted at once.
+
+    All but those that are handed out count as progress here.
+    """
     ids = set()
     for number, key, line in _lines(source):
         if key is None:
+            bar.update()
             continue
 
         if key in journal.done:
             ids.add(journal.done[key][1])
+            bar.initial += 1  # no work of this session: it says nothing about the time that is left
+            bar.update()
             continue
 
         try:
             row = parse_row(line, stage.reads, where=f"{source.name}:{number}")
         except RowError as err:
             journal.note(key, None, Rejected("bad_row", str(err)))
+            bar.update()
             continue
 
         if row.id in ids:
             journal.note(key, row.id, Rejected("duplicate_id", f"{source.name}:{number} (id {shortened(row.id)})"))
+            bar.update()
             continue
 
         ids.add(row.id)
@@ -279,7 +295,7 @@ def _assemble(stage: Stage, source: Path, out: Path, rejects: Path, journal: _Jo
                 kept += 1
                 good.write(body)
             else:
-                rejected[head["reason"]] += 1
+                rejected[head["reason"]] = rejected.get(head["reason"], 0) + 1
                 lost.write(_reject_line(stage.name, head, line))
 
     assert read == kept + sum(rejected.values()), "a row was lost"

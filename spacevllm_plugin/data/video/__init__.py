@@ -2,6 +2,7 @@
 
 from .images import frame_files
 from .index import identity
+from .index_store import IndexFolder, Shelf
 from .picture import image_size, read_image
 from .reader import content_key, probe, read, require
 from .source import BackendError, Frames, MediaError, VideoInfo, VideoRef
@@ -10,7 +11,9 @@ from .source import BackendError, Frames, MediaError, VideoInfo, VideoRef
 __all__ = [
     "BackendError",
     "Frames",
+    "IndexFolder",
     "MediaError",
+    "Shelf",
     "VideoInfo",
     "VideoRef",
     "content_key",

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from ..members import containing_file
 from ..storage import is_folder, is_remote, listing
 from ..timeline import Timeline
 from .picture import image_size
@@ -63,7 +64,7 @@ def probe_images(files: list[str], fps: float | None) -> VideoInfo:
         raise MediaError(f"{files[0]}: a video given as frame images needs its fps")
 
     # Remote ones are not asked for one by one.
-    missing = next((file for file in files if not (is_remote(file) or os.path.isfile(file))), None)
+    missing = next((file for file in files if not (is_remote(file) or os.path.isfile(containing_file(file)))), None)
     if missing is not None:
         raise MediaError(f"{missing}: no such image")
 

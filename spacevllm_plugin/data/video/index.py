@@ -16,7 +16,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Colorspace
 
-from ..storage import StorageError, is_remote
+from ..storage import StorageError, is_ranged
 from ..storage import stat as remote_stat
 from ..timeline import Timeline
 from .remote import open_remote, shown_times
@@ -80,7 +80,7 @@ def identity(path: str) -> Identity:
         StorageError: Its storage cannot be reached.
     """
     try:
-        if is_remote(path):
+        if is_ranged(path):
             changed, size = remote_stat(path)
         else:
             stat = os.stat(path)
@@ -88,7 +88,7 @@ def identity(path: str) -> Identity:
     except StorageError:
         raise
     except FileNotFoundError as err:
-        raise MediaError(f"{path}: {'no such file' if is_remote(path) else one_line(err)}") from None
+        raise MediaError(f"{path}: {'no such file' if is_ranged(path) else one_line(err)}") from None
     except (OSError, ValueError) as err:
         raise MediaError(f"{path}: {one_line(err)}") from None
 
@@ -131,7 +131,7 @@ def open_video(path: str, threads: int) -> Iterator[tuple[av.container.InputCont
     """A video file and its stream, closed afterwards; what goes wrong with it becomes a `MediaError`."""
     with (
         media_errors(path, "not a readable video"),
-        open_remote(path) if is_remote(path) else nullcontext(path) as file,
+        open_remote(path) if is_ranged(path) else nullcontext(path) as file,
         av.open(file, metadata_errors="ignore") as container,
     ):
         stream = container.streams.best("video")
@@ -166,7 +166,7 @@ def make_index(path: str) -> Index:
 
             if first is None:
                 first = next(iter(packet.decode()), None)
-                if first is not None and not regular and is_remote(path):
+                if first is not None and not regular and is_ranged(path):
                     listed = _listed_times(path, stream)
 
             if first is not None and (regular or listed is not None):

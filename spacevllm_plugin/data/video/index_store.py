@@ -1,4 +1,4 @@
-"""Where indexes are remembered: the latest used in this process, and all on disk where a folder for them is given.
+"""Where indexes are remembered: the latest used in this process, and all on disk where a shelf for them is given.
 
 Making one may mean reading a whole file; a worker process lives for an epoch at most.
 """
@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Lock
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,13 +67,23 @@ class Recent:
 recent = Recent()
 
 
-def index_of(path: str, folder: str | None = None) -> Index:
+class Shelf(Protocol):
+    """Where indexes outlive their process; what goes wrong with it costs time, never the run."""
+
+    def load(self, key: Identity) -> Index | None:
+        """The index of a file as its identity has it; None where there is none, or one of an earlier content."""
+
+    def save(self, key: Identity, index: Index) -> None:
+        """Keep an index in place of an earlier one of the same path."""
+
+
+def index_of(path: str, shelf: Shelf | None = None) -> Index:
     """The index of a video file as it is now.
 
     Args:
         path: The file.
-        folder: Where indexes are kept on disk, if at all; made if it does not exist. Those of remote files are kept in
-            their cache where there is one and no other folder is given.
+        shelf: Where indexes are kept on disk, if at all. Those of remote files are kept in their cache where there is one
+            and no other shelf is given.
 
     Raises:
         MediaError: The file cannot be used.
@@ -80,61 +91,27 @@ def index_of(path: str, folder: str | None = None) -> Index:
     key = identity(path)
     index = recent.get(key)
     if index is None:
-        folder = folder or _of_remote(path)
-        kept = _place(path, folder) if folder else None
-        index = _load(kept, key) if kept else None
+        shelf = shelf or _of_remote(path)
+        index = shelf.load(key) if shelf is not None else None
         if index is None:
             index = make_index(path)
-            if kept:
-                with suppress(OSError):  # a full disk costs time, not the run
-                    _save(kept, key, index)
+            if shelf is not None:
+                shelf.save(key, index)
 
         recent.put(key, index)
 
     return index
 
 
-def _of_remote(path: str) -> str | None:
+def _of_remote(path: str) -> "IndexFolder | None":
     cache = media_cache() if is_remote(path) else None
-    return cache.indexes if cache is not None else None
+    return IndexFolder(cache.indexes) if cache is not None else None
 
 
-def _size(index: Index) -> int:
-    timestamps = index.info.timeline.timestamps
-    return OVERHEAD + (0 if timestamps is None else timestamps.nbytes)
-
-
-def _place(path: str, folder: str) -> Path:
-    """One place for each path, so that the index of a changed file replaces the old one."""
-    name = hashlib.sha256(absolute(path).encode("utf-8", "surrogateescape")).hexdigest()
-    return Path(folder, name[:2], f"{name}.npz")
-
-
-def _stamp(key: Identity) -> list[int]:
-    _, changed, size = key
-    return [VERSION, changed, size]
-
-
-def _load(place: Path, key: Identity) -> Index | None:
-    """The index kept at a place; None where there is none, or one of another file, or something else."""
-    try:
-        with np.load(place, allow_pickle=False) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            if facts["stamp"] != _stamp(key):
-                return None
-
-            timestamps = arrays["timestamps"] if "timestamps" in arrays else None
-
-        timeline = Timeline(facts["num_frames"], facts["fps"], timestamps)
-        info = VideoInfo(facts["width"], facts["height"], timeline)
-        return Index(info, facts["start"], Fraction(*facts["tick"]), facts["whole"], facts["portable"])
-    except Exception:  # whatever a damaged file makes of the readers: the index is made anew
-        return None
-
-
-def _save(place: Path, key: Identity, index: Index) -> None:
+def facts_of(key: Identity, index: Index) -> dict[str, Any]:
+    """An index without its timestamps, and the identity of the file it is of, as JSON has them."""
     info, timeline = index.info, index.info.timeline
-    facts = {
+    return {
         "stamp": _stamp(key),
         "width": info.width,
         "height": info.height,
@@ -145,17 +122,70 @@ def _save(place: Path, key: Identity, index: Index) -> None:
         "whole": index.whole,
         "portable": index.portable,
     }
-    clock = {} if timeline.timestamps is None else {"timestamps": timeline.timestamps}
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
-    try:
-        with NamedTemporaryFile(dir=place.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            np.savez(file, facts=json.dumps(facts), **clock)
 
-        temporary.replace(place)
-    except OSError:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
-        raise
+def from_facts(key: Identity, facts: dict[str, Any], timestamps: np.ndarray | None) -> Index | None:
+    """The inverse of `facts_of`; None where they are of another content of the file, or of another version of ours."""
+    if facts["stamp"] != _stamp(key):
+        return None
+
+    timeline = Timeline(facts["num_frames"], facts["fps"], timestamps)
+    info = VideoInfo(facts["width"], facts["height"], timeline)
+    return Index(info, facts["start"], Fraction(*facts["tick"]), facts["whole"], facts["portable"])
+
+
+@dataclass(frozen=True)
+class IndexFolder:
+    """A shelf of a small file for each video, which any number of processes write to.
+
+    Attributes:
+        folder: Made if it does not exist.
+    """
+
+    folder: str
+
+    def load(self, key: Identity) -> Index | None:
+        """See `Shelf`."""
+        try:
+            with np.load(self._place(key), allow_pickle=False) as arrays:
+                facts = json.loads(str(arrays["facts"]))
+                return from_facts(key, facts, arrays["timestamps"] if "timestamps" in arrays else None)
+        except Exception:  # whatever a damaged file makes of the readers: the index is made anew
+            return None
+
+    def save(self, key: Identity, index: Index) -> None:
+        """See `Shelf`."""
+        with suppress(OSError):  # a full disk
+            self._save(self._place(key), key, index)
+
+    def _place(self, key: Identity) -> Path:
+        """One place for each path, so that the index of a changed file replaces the old one."""
+        name = hashlib.sha256(absolute(key[0]).encode("utf-8", "surrogateescape")).hexdigest()
+        return Path(self.folder, name[:2], f"{name}.npz")
+
+    @staticmethod
+    def _save(place: Path, key: Identity, index: Index) -> None:
+        timestamps = index.info.timeline.timestamps
+        clock = {} if timestamps is None else {"timestamps": timestamps}
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = None
+        try:
+            with NamedTemporaryFile(dir=place.parent, prefix=".", suffix=".tmp", delete=False) as file:
+                temporary = Path(file.name)
+                np.savez(file, facts=json.dumps(facts_of(key, index)), **clock)
+
+            temporary.replace(place)
+        except OSError:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+            raise
+
+
+def _size(index: Index) -> int:
+    timestamps = index.info.timeline.timestamps
+    return OVERHEAD + (0 if timestamps is None else timestamps.nbytes)
+
+
+def _stamp(key: Identity) -> list[int]:
+    return [VERSION, *key[1:]]

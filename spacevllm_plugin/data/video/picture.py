@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from ..storage import is_remote
+from ..storage import is_ranged
 from .remote import open_image
 from .source import MediaError, media_errors
 
@@ -77,7 +77,7 @@ def _opened(source: Any, whole: bool) -> Iterator[Image.Image]:
             return
 
         try:
-            file = open_image(source, whole) if is_remote(source) else source
+            file = open_image(source, whole) if is_ranged(source) else source
             image = Image.open(BytesIO(file) if isinstance(file, bytes) else file)
         except FileNotFoundError:
             raise MediaError(f"{name}: no such image") from None

@@ -10,18 +10,18 @@ from ..timeline import Timeline
 from .backends import decode
 from .images import frame_files, probe_images
 from .index import identity, require_frame
-from .index_store import index_of
+from .index_store import Shelf, index_of
 from .picture import read_image
 from .remote import fetched_ahead
 from .source import Frames, MediaError, VideoInfo, VideoRef, media_errors
 
 
-def probe(ref: VideoRef, indexes: str | None = None) -> VideoInfo:
+def probe(ref: VideoRef, indexes: Shelf | None = None) -> VideoInfo:
     """Size and clock of a video, without decoding it (of a video file the first frame, for its rotation flag).
 
     Args:
         ref: The video.
-        indexes: Folder where the indexes of video files are kept, if at all.
+        indexes: Where the indexes of video files are kept, if at all.
 
     Raises:
         MediaError: The file is missing, broken, or holds no video.

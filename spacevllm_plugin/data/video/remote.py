@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..storage import Range, Stat, is_remote, read, read_ranges, stat
+from ..storage import Range, Stat, is_ranged, read, read_ranges, stat
 from .mp4 import FrameTable, read_table
 
 
@@ -249,7 +249,7 @@ def open_remote(path: str) -> Iterator[RemoteFile]:
 @contextmanager
 def fetched_ahead(path: str, frames: list[int]) -> Iterator[None]:
     """While this lasts, what decoding these native frames (increasing) takes is fetched in as few requests as can be."""
-    if not is_remote(path):
+    if not is_ranged(path):
         yield
         return
 

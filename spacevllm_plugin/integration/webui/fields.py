@@ -16,7 +16,7 @@ from ..options import TrainingOptions
 # LLaMA-Factory's own: how many frames a model sees matters as much as any option of ours, and its page has no field.
 BORROWED = ("video_maxlen", "video_fps")
 # Of chat and API; a run of the Train tab has no use for it.
-ELSEWHERE = ("prefix_cache_gb",)
+ELSEWHERE = ("prefix_cache_gb", "max_batch", "max_wait_ms")
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,11 @@ CHINESE = {
         "媒体缓存上限（GB）",
         "`media_cache_dir` 的最大容量。缓存满后保留本次训练用过的内容且不再写入，只有其他训练留下的内容会被清理。",
     ),
+    "media_index": (
+        "媒体索引文件",
+        "记录视频信息（尺寸、时间戳、结束位置）的文件：训练前每个视频只打开一次，以后的训练不再打开；"
+        "分词时创建和补充，其他步骤只读取。`spacevllm-cli check` 和 `convert` 也会写入。",
+    ),
     "grounding_metrics": ("定位指标", "启用 `do_eval` 时，同时对评估数据做定位并记录 m_tIoU、m_vIoU 等指标。"),
     "grounding_metrics_rows": (
         "定位指标行数",

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
-from ...storage import is_remote
+from ...storage import is_ranged
 from ..index import Index
 from ..source import BackendError
 from .errors import Unfit
@@ -42,7 +42,7 @@ def decode(path: str, index: Index, wanted: list[int], keep: Keep) -> None:
         return
 
     backend, threads = choose(os.environ.get(VARIABLE, "")), decode_threads()
-    if index.portable and not is_remote(path):  # the others want a file on a disk
+    if index.portable and not is_ranged(path):  # the others want a file of its own
         with suppress(Unfit):
             backend.decode(path, index, wanted, threads, keep)
             return
