@@ -115,8 +115,9 @@ setup(
         "liger": ["liger-kernel>=0.5.5,<0.9"],
         "qlora": ["bitsandbytes>=0.43.0,<0.51"],
         "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
-        # Plain Ray: its `default` adds a dashboard, whose agent keeps nodes from starting on a busy machine.
-        "ray": ["ray>=2.40,<3"],
+        # Plain Ray: its `default` adds a dashboard, whose agent keeps nodes from starting on a busy machine. 2.64 drops the
+        # arguments that limit restarts.
+        "ray": ["ray>=2.40,<2.64"],
         # Addresses s3:// and gs://; https:// and hf:// need nothing more. Their releases go with fsspec's, which datasets pins.
         "s3": ["s3fs>=2024.2"],
         "gcs": ["gcsfs>=2024.2"],
@@ -124,7 +125,7 @@ setup(
         "metrics": ["jieba", "nltk", "rouge-chinese"],
         "dev": [
             *("bitsandbytes", "hypothesis", "jieba", "nltk", "pytest", "pytest-xdist", "rouge-chinese", "ruff"),
-            *("moto[server]", "openai", "playwright", "pycocotools", "s3fs", "scikit-video"),
+            *("moto[server]", "openai", "playwright", "psutil", "pycocotools", "s3fs", "scikit-video"),
         ],
         # The set that the suite last ran on, for where constraints/tested.txt is not at hand; `doctor` reads it too.
         "tested": read_tested(("torch", "torchvision", "torchaudio", "transformers", "llamafactory", "av")),

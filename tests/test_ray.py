@@ -27,7 +27,7 @@ def running():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
-    write_set(folder, SynthConfig(num_videos=8, seed=4, tasks=("stvg", "vtg", "rec", "qa")))
+    write_set(folder, SynthConfig(num_videos=4, seed=4, tasks=("stvg", "vtg", "rec", "qa")))
     return folder / "annotations.jsonl"
 
 

@@ -244,6 +244,7 @@ def drive(python, script, *args):
     return said
 
 
+@pytest.mark.ray
 def test_two_workers_train_as_one_process(python, shadow, tiny_base, tmp_path):
     """With accumulation, fresh processes, and a working directory of theirs that holds another package of our name."""
     pytest.importorskip("ray")

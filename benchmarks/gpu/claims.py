@@ -14,7 +14,7 @@ import torch
 
 from gpu.engines import load_for_grounding, load_for_training, training_run
 from gpu.measuring import Side, take_turns, unless_out_of_memory
-from gpu.report import cell
+from gpu.report import cell, write_whole
 from gpu.shape_100m import SHAPE_100M, with_vocabulary
 from gpu.shapes import SHAPES, Shape, write_checkpoint
 from gpu.sides import NEW_TOKENS
@@ -153,7 +153,7 @@ def save(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **fac
         asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
         found = {"claim": claim, "asked": asked, **machine(), "facts": facts, "rows": rows}
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+        write_whole(args.out, json.dumps(found, indent=2) + "\n")
 
 
 def report(args: argparse.Namespace, claim: str, rows: list[dict[str, Any]], **facts: Any) -> None:

@@ -1,6 +1,7 @@
 """What a check has found so far: JSON for machines, a page for people, both whole after every step."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ def names(title: str) -> tuple[str, str, str]:
 def write(out: Path, report: dict[str, Any]) -> None:
     """Write both files."""
     json_name, page_name, _ = names(report["title"])
-    (out / json_name).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (out / page_name).write_text(page(report), encoding="utf-8")
+    write_whole(out / json_name, json.dumps(report, indent=2) + "\n")
+    write_whole(out / page_name, page(report))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that whoever reads it, or ends this process, finds as it was before or as it is to be."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def page(report: dict[str, Any]) -> str:
