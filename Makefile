@@ -7,7 +7,7 @@ QUICK ?=
 OUT ?= outputs/gpu_check
 STARTED := $(shell date +%s)
 
-.PHONY: install lock newest quickstart quickstart-all control gpu-wheels gpu-check test fuzz lint
+.PHONY: install lock newest quickstart quickstart-all control gpu-wheels gpu-check scaling test fuzz lint
 
 INSTALLED := $(VENV)/.installed
 
@@ -57,7 +57,11 @@ gpu-check: $(if $(WHEELS),,$(INSTALLED))
 	$(if $(WHEELS),$(PYTHON),$(VENV)/bin/python) benchmarks/gpu_check.py --out $(OUT) \
 		$(if $(WHEELS),--wheels $(WHEELS)) $(if $(DRY),--dry)
 
-# On two cores ten minutes at most: two processes, each of one thread unless told otherwise, take whole files.
+# The arithmetic of docs/scaling.md, printed and written into the page.
+scaling: $(INSTALLED)
+	$(VENV)/bin/python benchmarks/scaling.py --page docs/scaling.md
+
+# On two cores some twenty minutes: two processes, each of one thread unless told otherwise, take whole files.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
