@@ -164,7 +164,9 @@ def test_replies_are_the_same_and_the_second_reads_no_media(chats, cache, media,
     prompter = type(cached.engine.template.mm_plugin.prompter(cached.engine.processor))
     model_inputs = prompter.model_inputs
     expected = {(text, video): ask(plain, text, media[video]) for text in ASKED for video in ("five", "two")}
-    monkeypatch.setattr(prompter, "model_inputs", lambda *args: decoded.append(1) or model_inputs(*args))
+    monkeypatch.setattr(
+        prompter, "model_inputs", lambda *args, **more: decoded.append(1) or model_inputs(*args, **more)
+    )
     for text in ASKED:
         for stream in (False, True):
             for video in ("five", "two"):

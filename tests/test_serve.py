@@ -101,7 +101,7 @@ def reference(whole):
     engine.model, engine.processor, engine.tokenizer = whole.model, whole.processor, whole.processor.tokenizer
     engine.template, engine.can_generate, engine.name = whole.template, True, EngineName.HF
     engine.generating_args = GeneratingArguments(do_sample=False, max_new_tokens=TOKENS).to_dict()
-    engine.semaphore = asyncio.Semaphore(1)
+    engine.semaphore, engine.batches = asyncio.Semaphore(1), None
     return TestClient(create(SimpleNamespace(engine=engine, achat=engine.chat, astream_chat=engine.stream_chat)))
 
 

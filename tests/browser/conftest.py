@@ -19,9 +19,9 @@ START_SECONDS = 180  # importing torch and gradio beside another test process ta
 LOOPBACK = ("http://127.0.0.1:", "http://localhost:", "ws://127.0.0.1:", "ws://localhost:", "data:", "blob:", "about:")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """One browser for all tests of a process; skips where there is none."""
+    """One browser for the tests of a file; skips where there is none. Its event loop would be in the way of other files'."""
     playwright = pytest.importorskip("playwright.sync_api")
     names = ("chromium", "chromium-browser", "google-chrome")
     program = os.environ.get("SPACEVLLM_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
