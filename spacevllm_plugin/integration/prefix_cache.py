@@ -90,7 +90,7 @@ def media_inputs(cache: PrefixCache, model: Any, prompter: Prompter, item: Groun
         }
 
     prefix = _prefix(cache, _key(model, prompter, item), model, prompter, item)
-    return {"past_key_values": suffix_inputs(prompter, prefix, [item])["past_key_values"]}
+    return {"past_key_values": _behind(prompter, prefix, [item])["past_key_values"]}
 
 
 def cached_generations(
@@ -117,7 +117,7 @@ def cached_generations(
             ((_, inputs),) = generations(model, prompter, some)
             yield places, inputs
         else:
-            yield places, suffix_inputs(prompter, _prefix(cache, key, model, prompter, some[0]), some)
+            yield places, _behind(prompter, _prefix(cache, key, model, prompter, some[0]), some)
 
 
 def _key(model: Any, prompter: Prompter, item: GroundingItem) -> Hashable:
@@ -125,6 +125,11 @@ def _key(model: Any, prompter: Prompter, item: GroundingItem) -> Hashable:
 
 
 def _prefix(cache: PrefixCache, key: Hashable, model: Any, prompter: Prompter, item: GroundingItem) -> VideoPrefix:
+    with torch.inference_mode(False):  # see `_behind`
+        return cache.get(key, lambda: read_prefix(model, prompter, item))
+
+
+def _behind(prompter: Prompter, prefix: VideoPrefix, items: list[GroundingItem]) -> dict[str, Any]:
     # Streams generate outside of LLaMA-Factory's inference mode, whose tensors could not be written to there.
     with torch.inference_mode(False):
-        return cache.get(key, lambda: read_prefix(model, prompter, item))
+        return suffix_inputs(prompter, prefix, items)
