@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import torch
 from jinja2 import Environment
@@ -135,7 +136,7 @@ class Stub:
         elif self.fault == "one layer":
             states = states[:, 1:]
 
-        path = str(self.states / f"request-{len(self.requests)}.safetensors")
+        path = str(self.states / f"request-{uuid4()}.safetensors")  # those asked for at once have files of their own
         lock = open(path + ".lock", "w")  # noqa: SIM115 - closed by the thread that writes
         fcntl.flock(lock, fcntl.LOCK_EX)
 
