@@ -47,6 +47,7 @@ class BoundedFolder:
     _refused: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     suffix: ClassVar[str]
+    version: ClassVar[int]  # part of every key: to be raised whenever the same key would have to mean another content
     # `OPTION_dir` and `OPTION_gb` are what users set; its name in messages is the same without the underscore.
     option: ClassVar[str]
     others: ClassVar[str]  # what becomes of what does not fit
@@ -75,9 +76,9 @@ class BoundedFolder:
         """Folder beside the entries where the indexes of video files are kept, however full the cache is."""
         return os.path.join(self.folder, "index")
 
-    def place(self, *key: object) -> Path:
+    def path(self, *key: object) -> Path:
         """Where the entry of a key lies; a key is what identifies its content, written out."""
-        name = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()
+        name = hashlib.sha256(repr((self.version, *key)).encode("utf-8", "surrogateescape")).hexdigest()
         return Path(self.folder, name[:2], f"{name}{self.suffix}")
 
     @staticmethod

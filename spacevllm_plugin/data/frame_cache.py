@@ -10,21 +10,14 @@ import numpy as np
 from .bounded import BoundedFolder
 
 
-# Part of every key: to be raised whenever the same key would have to mean other pixels.
-VERSION = 1
-
-
 @dataclass(frozen=True)
 class FrameCache(BoundedFolder):
     """Frames by key, at most `limit` bytes of them, see `BoundedFolder`; a hit costs little more than reading a file."""
 
     suffix: ClassVar[str] = ".npy"
+    version: ClassVar[int] = 1
     option: ClassVar[str] = "frame_cache"
     others: ClassVar[str] = "other videos are decoded each time"
-
-    def path(self, *key: object) -> Path:
-        """Where the entry of a key lies; a key is what identifies the pixels, written out."""
-        return self.place(VERSION, *key)
 
     def get(self, path: Path) -> np.ndarray | None:
         """The frames of an entry, (n, 3, height, width) uint8, or None; counts as a use."""

@@ -13,21 +13,19 @@ from .bounded import BoundedFolder
 # By the environment, as decoders are told too: worker processes of any kind inherit it.
 FOLDER, GIGABYTES = "SPACEVLLM_MEDIA_CACHE_DIR", "SPACEVLLM_MEDIA_CACHE_GB"
 DEFAULT_GB = 20.0
-# Part of every key: to be raised whenever the same key would have to mean other bytes.
-VERSION = 1
 
 
 @dataclass(frozen=True)
 class MediaCache(BoundedFolder):
-    """Byte ranges of remote files, at most `limit` bytes of them; a file that was replaced has other keys."""
+    """Byte ranges of remote files, at most `limit` bytes of them.
+
+    A key is address, state and range, so that a file that was replaced has others.
+    """
 
     suffix: ClassVar[str] = ".part"
+    version: ClassVar[int] = 1
     option: ClassVar[str] = "media_cache"
     others: ClassVar[str] = "other parts are fetched each time"
-
-    def path(self, *key: object) -> Path:
-        """Where the entry of a key lies: address, state, and range."""
-        return self.place(VERSION, *key)
 
     def get(self, path: Path, size: int) -> bytes | None:
         """The bytes of an entry, or None; counts as a use."""

@@ -29,16 +29,7 @@ class EngineChat:
         self.sidecar, self.client, self.max_new_tokens = sidecar, client, max_new_tokens
         self.engine, self.name, self.template = self, client.package, sidecar.engine.template
 
-    async def achat(
-        self,
-        messages: list[dict[str, str]],
-        system: str | None = None,
-        tools: str | None = None,
-        images: list[Any] | None = None,
-        videos: list[Any] | None = None,
-        audios: list[Any] | None = None,
-        **options: Any,
-    ) -> list[Any]:
+    async def achat(self, *args: Any, **options: Any) -> list[Any]:
         """As `ChatModel.achat`.
 
         Raises:
@@ -48,10 +39,9 @@ class EngineChat:
         """
         from llamafactory.chat.base_engine import Response
 
-        arguments = (messages, system, tools, images, videos, audios)
         return [
             Response("".join(pieces), answer.tokens, length, answer.finish_reason)
-            for pieces, answer, length in await self._answers(*arguments, **options)
+            for pieces, answer, length in await self._answers(*args, **options)
         ]
 
     async def astream_chat(self, *args: Any, **options: Any) -> AsyncGenerator[str, None]:

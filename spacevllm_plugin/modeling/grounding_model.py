@@ -45,6 +45,13 @@ def is_head(name: str) -> bool:
     return any(module in name for module in HEAD_MODULES)
 
 
+def expect_features(is_visual: torch.Tensor, given: int) -> None:
+    """Raises `ValueError` where there is not one feature for each visual token, True in (batch, sequence) on the host."""
+    wanted = int(is_visual.sum())
+    if wanted != given:
+        raise ValueError(f"{wanted} visual tokens in the prompt but {given} features.")
+
+
 @dataclass
 class SpaceVLLMOutput(ModelOutput):
     """Output of a SpaceVLLM model.
@@ -176,6 +183,19 @@ class SpaceVLLMMixin(SpaceVLLMGenerationMixin):
             The new `inputs_embeds` and further arguments of the language model.
         """
         raise NotImplementedError
+
+    def put_visual(self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """The new `inputs_embeds`, with features in the places of the visual tokens.
+
+        Args:
+            input_ids: (batch, sequence), on the host.
+            inputs_embeds: (batch, sequence, d).
+            features: (visual tokens, d), in the order of their tokens.
+        """
+        mask = self._is_visual(input_ids)
+        expect_features(mask, len(features))
+        features = features.to(inputs_embeds)
+        return inputs_embeds.masked_scatter(moved(mask, features.device)[..., None], features)
 
     def prefill_positions(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, staq_layout: torch.Tensor | None, **visual

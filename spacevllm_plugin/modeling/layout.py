@@ -132,6 +132,20 @@ def given_once(sizes: list[int], media: list[int]) -> tuple[list[int], torch.Ten
     )
 
 
+def shown(pictures: torch.Tensor, layout: Layout, media: torch.Tensor | None) -> torch.Tensor:
+    """One picture's features for each query, (total_queries, …), of pictures that may be there once for each medium.
+
+    Args:
+        pictures: (pictures, …), of the media given.
+        layout: One line for each query.
+        media: See `SpaceVLLMMixin.forward`; None where each appearance has its own pictures.
+    """
+    if media is None:
+        return pictures
+
+    return pictures[given_once(layout.queries_per_medium(), media.tolist())[1]]
+
+
 def index_queries(
     is_query: torch.Tensor,
     is_visual: torch.Tensor,

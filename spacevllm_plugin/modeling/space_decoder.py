@@ -119,6 +119,29 @@ def look(
     return focus[:, 0], weights[:, 0]
 
 
+class Sight(NamedTuple):
+    """What the queries look at; as `SpaceDecoder.forward` takes it, queries and captions in fp32."""
+
+    queries: torch.Tensor
+    states: torch.Tensor
+    visual: torch.Tensor
+    visual_mask: torch.Tensor
+    caption: torch.Tensor
+    caption_mask: torch.Tensor
+    queries_per_caption: list[int]
+
+    def parts(self, longest: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The first arguments of `look` for each run of at most `longest` queries that share a caption."""
+        begin = 0
+        for own, size in enumerate(self.queries_per_caption):
+            for first in range(begin, begin + size, longest):
+                part = slice(first, min(first + longest, begin + size))
+                frames = self.queries[part], self.states, self.visual[part], self.visual_mask[part]
+                yield *frames, self.caption[own], self.caption_mask[own]
+
+            begin += size
+
+
 class Decoded(NamedTuple):
     """What the space decoder says of n queries.
 
@@ -196,8 +219,9 @@ class SpaceDecoder(nn.Module):
         """
         with torch.autocast(queries.device.type, enabled=False):
             queries, caption = queries.float(), caption.float()
+            given = Sight(queries, states, visual, visual_mask, caption, caption_mask, queries_per_caption)
             see = self._look_in_parts if self.projections is None else self._look_projected
-            focus, weights = see(queries, states, visual, visual_mask, caption, caption_mask, queries_per_caption)
+            focus, weights = see(given)
             logits, anchor = self.mlp(queries + focus), None
             if self.box_anchor == "attention":
                 anchor = Anchor.of(weights, centers, visual_mask)
@@ -205,49 +229,30 @@ class SpaceDecoder(nn.Module):
 
             return Decoded(logits.sigmoid(), self._presence(earlier), anchor)
 
-    def _look_in_parts(
-        self,
-        queries: torch.Tensor,
-        states: torch.Tensor,
-        visual: torch.Tensor,
-        visual_mask: torch.Tensor,
-        caption: torch.Tensor,
-        caption_mask: torch.Tensor,
-        queries_per_caption: list[int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _look_in_parts(self, given: Sight) -> tuple[torch.Tensor, torch.Tensor]:
         """`look` at some frames after the other: no fp32 copy of all visual tokens, in the backward pass neither.
 
         No parameter is used in a part, of which ranks have different numbers: ZeRO-3 gathers them in step.
         """
         scale, seen = self.scaled_states() if self.scaled_states is not None else None, []
-        for own, part in _parts(queries_per_caption, max(1, TOKENS_AT_ONCE // visual.shape[1])):
-            given = (queries[part], states, visual[part], visual_mask[part], caption[own], caption_mask[own], scale)
+        for part in given.parts(max(1, TOKENS_AT_ONCE // given.visual.shape[1])):
             if torch.is_grad_enabled():
-                seen.append(checkpoint(look, *given, use_reentrant=False, preserve_rng_state=False))
+                seen.append(checkpoint(look, *part, scale, use_reentrant=False, preserve_rng_state=False))
             else:
-                seen.append(look(*given))
+                seen.append(look(*part, scale))
 
         focus, weights = zip(*seen)
         return torch.cat(focus), torch.cat(weights)
 
-    def _look_projected(
-        self,
-        queries: torch.Tensor,
-        states: torch.Tensor,
-        visual: torch.Tensor,
-        visual_mask: torch.Tensor,
-        caption: torch.Tensor,
-        caption_mask: torch.Tensor,
-        queries_per_caption: list[int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _look_projected(self, given: Sight) -> tuple[torch.Tensor, torch.Tensor]:
         """With learned maps, each called once, on all visual tokens."""
-        maps, frames = self.projections, states[visual].float()
-        groups = maps["visual_query"](frames).split(queries_per_caption)
-        captions = zip(maps["caption_key"](caption)[:, None], caption[:, None], caption_mask[:, None])
+        maps, frames, caption = self.projections, given.states[given.visual].float(), given.caption
+        groups = maps["visual_query"](frames).split(given.queries_per_caption)
+        captions = zip(maps["caption_key"](caption)[:, None], caption[:, None], given.caption_mask[:, None])
         seen = [attend(group.flatten(0, 1)[None], *one)[0].view_as(group) for group, one in zip(groups, captions)]
         frames = frames + torch.cat(seen)
-        query, key = maps["staq_query"](queries)[:, None], maps["visual_key"](frames)
-        focus, weights = attend(query, key, frames, visual_mask)
+        query, key = maps["staq_query"](given.queries)[:, None], maps["visual_key"](frames)
+        focus, weights = attend(query, key, frames, given.visual_mask)
         return focus[:, 0], weights[:, 0]
 
     def _presence(self, earlier: torch.Tensor | None) -> torch.Tensor | None:
@@ -256,13 +261,3 @@ class SpaceDecoder(nn.Module):
 
         earlier = earlier.float()
         return self.presence(F.rms_norm(earlier, earlier.shape[-1:]))[:, 0]
-
-
-def _parts(sizes: list[int], longest: int) -> Iterator[tuple[int, slice]]:
-    """Number of its caption and place of each run of at most `longest` queries that share one."""
-    begin = 0
-    for own, size in enumerate(sizes):
-        for first in range(begin, begin + size, longest):
-            yield own, slice(first, min(first + longest, begin + size))
-
-        begin += size

@@ -6,7 +6,7 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout, given_once, moved
+from ...modeling.layout import Layout, shown
 from .config import SpaceVLLMInternVLConfig
 
 
@@ -28,13 +28,5 @@ class SpaceVLLMInternVLForConditionalGeneration(SpaceVLLMMixin, InternVLForCondi
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`."""
         features = self.model.get_image_features(visual["pixel_values"], return_dict=True).pooler_output
-        if visual.get("media") is not None:
-            features = features[given_once(layout.queries_per_medium(), visual["media"].tolist())[1]]
-
-        features = features.flatten(0, 1)
-        mask = self._is_visual(input_ids)
-        if int(mask.sum()) != features.shape[0]:
-            raise ValueError(f"{int(mask.sum())} visual tokens in the prompt but {features.shape[0]} features.")
-
-        features = features.to(inputs_embeds)
-        return inputs_embeds.masked_scatter(moved(mask, features.device)[..., None], features), {}
+        features = shown(features, layout, visual.get("media")).flatten(0, 1)
+        return self.put_visual(input_ids, inputs_embeds, features), {}

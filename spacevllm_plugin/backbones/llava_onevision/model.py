@@ -8,7 +8,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from ...modeling.configuration import GroundingOptions
 from ...modeling.grounding_model import SpaceVLLMMixin
-from ...modeling.layout import Layout, given_once, moved
+from ...modeling.layout import Layout, shown
 from .config import SpaceVLLMLlavaOnevisionConfig
 
 
@@ -45,10 +45,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, layout: Layout, **visual: torch.Tensor | None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `SpaceVLLMMixin`."""
-        grids = self._encode(visual["pixel_values"])
-        if visual.get("media") is not None:
-            grids = grids[given_once(layout.queries_per_medium(), visual["media"].tolist())[1]]
-
+        grids = shown(self._encode(visual["pixel_values"]), layout, visual.get("media"))
         is_image = (layout.frame_index < 0).tolist()
         is_last = (layout.frame_index == layout.num_frames - 1).tolist()
         newline = self.model.image_newline.to(grids)
@@ -65,12 +62,7 @@ class SpaceVLLMLlavaOnevisionForConditionalGeneration(SpaceVLLMMixin, LlavaOnevi
                 pooled = F.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")
                 parts += [pooled[0].permute(1, 2, 0).flatten(0, 1)] + [newline[None]] * last
 
-        features = torch.cat(parts).to(inputs_embeds)
-        mask = self._is_visual(input_ids)
-        if int(mask.sum()) != features.shape[0]:
-            raise ValueError(f"{int(mask.sum())} visual tokens in the prompt but {features.shape[0]} features.")
-
-        return inputs_embeds.masked_scatter(moved(mask, features.device)[..., None], features), {}
+        return self.put_visual(input_ids, inputs_embeds, torch.cat(parts)), {}
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Vision tower and projector: (n, 3, height, width) -> (n, rows, columns, d)."""

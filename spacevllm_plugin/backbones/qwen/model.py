@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers.generation import GenerationMixin
 
-from ...modeling.grounding_model import SpaceVLLMMixin
+from ...modeling.grounding_model import SpaceVLLMMixin, expect_features
 from ...modeling.layout import Layout, given_once, moved
 from ...modeling.prefix import Suffixes
 
@@ -35,8 +35,7 @@ class SpaceVLLMQwenMixin(SpaceVLLMMixin):
         image_mask = input_ids == self.config.image_token_id
         visual_mask = self._is_visual(input_ids)
         from_image = image_mask[visual_mask]
-        if from_image.numel() != given:
-            raise ValueError(f"{from_image.numel()} visual tokens in the prompt but {given} features.")
+        expect_features(visual_mask, given)
 
         # The place among the features of each visual token: a stable sort brings the images' to the front.
         order = (~from_image).long().argsort(stable=True).argsort()
