@@ -255,12 +255,14 @@ def test_too_many_bytes_are_refused_before_they_are_read(page, client, media):
     answer = connection.getresponse()
     assert answer.status == 413 and answer.read() == b"the file has more than 1 MB"
     connection.close()
-    # Nor is one taken that does not say how long it is.
-    request = urllib.request.Request(
-        page[0] + "/gradio_api/upload", iter([b"x"]), {"content-type": "multipart/form-data"}
-    )
-    with pytest.raises(urllib.error.HTTPError, match="411"):
-        urllib.request.urlopen(request, timeout=60)
+    # Nor is one taken that does not say how long it is, and again not one byte of it.
+    connection = http.client.HTTPConnection(page[0].removeprefix("http://"), timeout=60)
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("content-type", "multipart/form-data; boundary=x")
+    connection.putheader("transfer-encoding", "chunked")
+    connection.endheaders()
+    assert connection.getresponse().status == 411
+    connection.close()
 
     # Gradio leaves an empty file for each that it hands over; `sweep` takes them away.
     assert not [path for path in page[1].glob("tmp*") if path.is_file() and path.stat().st_size]
