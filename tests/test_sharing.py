@@ -14,7 +14,7 @@ import pytest
 from conftest import write_video
 from crew import Crew, times
 from tiny_detector import write_tiny_detector
-from unistg_parts import annotated, frame, read_lines, refined, rejected, vtg, write_lines
+from unistg_parts import annotated, frame, read_lines, refined, rejected, server, vtg, write_lines
 
 from spacevllm_plugin.check import CheckOptions, check_file
 from spacevllm_plugin.check.library import CRASHED
@@ -32,7 +32,8 @@ from spacevllm_plugin.distributed.rounds import DIED, Answer, Stopped, work_off
 from spacevllm_plugin.distributed.stages import ROWS_AT_ONCE, SharedStage, make_stage_work
 from spacevllm_plugin.distributed.worker import Setting, Worker
 from spacevllm_plugin.inference.predictor import predict_rows, sort_predictions
-from spacevllm_plugin.unistg.endpoint import EndpointError
+from spacevllm_plugin.unistg.analyzer import Analyzer
+from spacevllm_plugin.unistg.endpoint import Endpoint, EndpointError
 from spacevllm_plugin.unistg.filter import Filter
 from spacevllm_plugin.unistg.refiner import Refiner
 from spacevllm_plugin.unistg.rows import Analyzed
@@ -353,6 +354,23 @@ def test_a_row_that_kills_a_stage_is_rejected_alone(tmp_path):
     report = run_stage(SharedStage(Refiner(), crew, retries=1), data, out)
     assert rejected(out) == {"7": GAVE_UP} and report["rejected"][GAVE_UP] == 1 and len(read_lines(out)) == 29
     assert read_lines(out.with_name("out.jsonl.rejects.jsonl"))[0]["detail"] == DIED
+
+
+def test_a_server_that_stumbles_is_asked_again_in_each_piece(tmp_path, monkeypatch):
+    """One worker, one endpoint, many pieces: its further tries do not end with the first of them."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setitem(ROWS_AT_ONCE, "analyze", 2)
+    rows = [vtg(str(i), f"flaky dog {i} that barks") for i in range(6)]
+    data, out = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    with server() as running:
+        make = partial(analyzer, running.url)
+        run_stage(SharedStage(make(), Crew(partial(make_stage_work, make)), retries=0), data, out)
+
+    assert [row["objects"] for row in read_lines(out)] == [[f"flaky dog {i}"] for i in range(6)]
+
+
+def analyzer(url):
+    return Analyzer(Endpoint(url, "tiny", retries=3, backoff=0.01), 2)
 
 
 class Server(Refiner):

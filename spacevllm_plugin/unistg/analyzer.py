@@ -131,8 +131,10 @@ class Analyzer:
                             continue
 
                         yield row_id, result
-            finally:
+            except BaseException:
+                # The pool waits for its threads, these for a further try. Not otherwise: more rows may come.
                 self.endpoint.close()
+                raise
 
         if failure:
             raise failure
