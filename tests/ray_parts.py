@@ -1,5 +1,6 @@
 """A Ray cluster for the tests and the benchmark, and the processes in it that are killed."""
 
+import json
 import os
 import random
 import signal
@@ -34,6 +35,36 @@ for _ in sys.stdin:  # a line: a node dies
     print("gone", flush=True)
 
 cluster.shutdown()
+"""
+# Commands one after the other; of a poisonous row each worker dies that gets it.
+SESSION = """
+import json, os, signal, sys
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from io import StringIO
+from spacevllm_plugin.cli.main import main
+from spacevllm_plugin.distributed.cluster import Cluster
+
+def deadly(make, poison):
+    work = make()
+
+    def unless_poisoned(piece):
+        if any(row.id == poison for row in piece.items):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        return work(piece)
+
+    return unless_poisoned
+
+crew = Cluster.crew
+for line in sys.stdin:
+    argv, poison = json.loads(line)
+    Cluster.crew = crew if poison is None else lambda self, make, *more: crew(self, partial(deadly, make, poison), *more)
+    said = StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        code = main(argv)
+
+    print(json.dumps({"code": code, "said": said.getvalue()}), flush=True)
 """
 PATIENCE = 600
 STARTS = 3
@@ -90,6 +121,27 @@ def start(*command, **options):
     return subprocess.Popen([sys.executable, "-c", CODE, *map(str, command)], env=environment, **options)
 
 
+class Session:
+    """One process that runs `spacevllm-cli` several times: Ray takes seconds to import."""
+
+    def __init__(self):
+        environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SESSION], env=environment, stdin=pipe, stdout=pipe, text=True
+        )
+
+    def __call__(self, *command, poison=None):
+        """Exit code and all that a command says."""
+        print(json.dumps([list(map(str, command)), poison]), file=self._process.stdin, flush=True)
+        answer = json.loads(next(line for line in self._process.stdout if line.startswith('{"code"')))
+        return answer["code"], answer["said"]
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
 def workers(nodes):
     """Actors of Ray Data."""
     found = []
@@ -109,7 +161,7 @@ def wait_until(condition, driver=None):
     while not condition():
         assert driver is None or driver.poll() is None, "it was over before"
         assert time.time() < deadline, "it did not come about"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def kill_a_worker(nodes, rng=random):

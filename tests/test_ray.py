@@ -3,16 +3,22 @@
 import json
 import signal
 import subprocess
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
-from ray_parts import STARTS, cluster, kill_a_worker, lines_in, start, wait_until
-from unistg_parts import server, vtg, write_lines
+from conftest import write_video
+from ray_parts import STARTS, Session, cluster, kill_a_worker, lines_in, start, wait_until
+from tiny_detector import write_tiny_detector
+from unistg_parts import frame, read_lines, refined, server, vtg, write_lines
 
 from spacevllm_plugin.backbones.tiny import make_tiny
 from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
+from spacevllm_plugin.distributed.rounds import DIED
+from spacevllm_plugin.unistg.rows import Analyzed
+from spacevllm_plugin.unistg.stage import GAVE_UP
 
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")]
@@ -25,21 +31,32 @@ def running():
 
 
 @pytest.fixture(scope="module")
+def session():
+    session = Session()
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray") / "base"
+    make_tiny("qwen3_vl", folder)
+    return folder
+
+
+TINY = ("--max-new-tokens", "4", "--arg", "infer_dtype=float32", "--arg", "video_maxlen=6")
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     write_set(folder, SynthConfig(num_videos=4, seed=4, tasks=("stvg", "vtg", "rec", "qa")))
     return folder / "annotations.jsonl"
 
 
-def test_predict_whose_actor_and_driver_are_killed(running, data, tmp_path):
-    model = tmp_path / "base"
-    make_tiny("qwen3_vl", model)
-
+def test_predict_whose_actor_and_driver_are_killed(running, model, data, tmp_path):
     def predict(out, *more):
-        return [
-            *("predict", "--model", model, "--data", data, "--out", out, "--batch-size", "1"),
-            *("--max-new-tokens", "4", "--arg", "infer_dtype=float32", "--arg", "video_maxlen=6", *more),
-        ]
+        return ["predict", "--model", model, "--data", data, "--out", out, "--batch-size", "1", *TINY, *more]
 
     whole, out = tmp_path / "whole.jsonl", tmp_path / "p.jsonl"
     assert main([str(part) for part in predict(whole)]) == 0
@@ -61,14 +78,29 @@ def test_predict_whose_actor_and_driver_are_killed(running, data, tmp_path):
     assert len(out.read_bytes().splitlines()) == len(list(read_rows(data)))
 
 
-def test_check_on_a_cluster_of_its_own(data, tmp_path):
-    command = ["check", str(data), "--memory", str(tmp_path / "m"), "--json"]
-    assert main([*command, str(tmp_path / "alone.json"), "--workers", "1"]) == 0
+@pytest.fixture
+def place(data, monkeypatch):
+    """Where rows and media lie: at an address, if the local S3 server is installed."""
+    if not (find_spec("moto") and find_spec("s3fs")):
+        yield str(data.parent)
+        return
+
+    from object_store import object_store
+
+    with object_store() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+
+        yield store.put_folder(data.parent, "s3://sets/synth")
+
+
+def test_check_on_a_cluster_of_its_own(data, place, tmp_path):
+    command = ["check", "--memory", str(tmp_path / "m"), "--json"]
+    assert main([*command, str(tmp_path / "alone.json"), str(data), "--workers", "1"]) == 0
     (tmp_path / "m").unlink()
+    command += [tmp_path / "shared.json", f"{place}/annotations.jsonl", "--ray", "--ray-workers", 2]
     for _ in range(STARTS):  # see `ray_parts`
-        driver = start(
-            *command, tmp_path / "shared.json", "--ray", "--ray-workers", 2, stderr=subprocess.PIPE, text=True
-        )
+        driver = start(*command, stderr=subprocess.PIPE, text=True)
         told = driver.communicate()[1]
         if "no local cluster came up" not in told:
             break
@@ -77,12 +109,82 @@ def test_check_on_a_cluster_of_its_own(data, tmp_path):
     assert json.loads((tmp_path / "shared.json").read_text()) == json.loads((tmp_path / "alone.json").read_text())
 
 
-def test_a_cluster_that_is_too_small_is_one_line(running, data, tmp_path):
+def test_a_cluster_that_is_too_small_is_one_line(running, session, data, tmp_path):
     command = ["check", data, "--memory", tmp_path / "m", "--ray", running.address, "--ray-workers", 9]
-    driver = start(*command, stderr=subprocess.PIPE, text=True)
-    lines = driver.communicate()[1].splitlines()
-    assert driver.returncode == 1
-    assert lines[-1] == "spacevllm-cli check: Ray: 9 workers wanted, the cluster has 4 CPUs"
+    code, said = session(*command)
+    assert code == 1
+    assert said.splitlines()[-1] == "spacevllm-cli check: Ray: 9 workers wanted, the cluster has 4 CPUs"
+
+
+def benchmark(folder, model):
+    """HC-STVG of two videos."""
+    media, raw = folder / "media" / "hcstvg", folder / "raw" / "hcstvg1"
+    media.mkdir(parents=True)
+    raw.mkdir(parents=True)
+    item = {"bbox": [[2, 4, 20, 30]] * 9, "st_frame": 3, "img_num": 40, "width": 48, "height": 48}
+    (raw / "test.json").write_text(json.dumps({f"{i}.mp4": {**item, "caption": f"The man {i}."} for i in range(2)}))
+    for i in range(2):
+        write_video(media / f"{i}.mp4", 40, fps=2, first=40 * i)
+
+    return ["hcstvg-v1", "--model", model, "--data-dir", folder, *TINY], ["/predictions.jsonl", "/report.json"]
+
+
+def convert(folder, model):
+    """Charades-STA, one of whose videos is broken."""
+    (folder / "charades").mkdir()
+    for name in ("0", "1"):
+        write_video(folder / "charades" / f"{name}.mp4", 8)
+
+    (folder / "charades" / "2.mp4").write_bytes(b"no video")
+    raw = folder / "raw.txt"
+    raw.write_text("".join(f"{name} 0.0 1.0##person {what}.\n" for name in "0123" for what in ("sits", "stands")))
+    return ["charades-sta", "--annotations", raw, "--media-dir", folder, "--split", "test"], ["", ".summary.json"]
+
+
+STAGE_FILES = ["", ".rejects.jsonl", ".counts.json"]
+
+
+def annotate(folder, model):
+    """Six rows, in two pieces; a video is not there."""
+    write_video(folder / "v.mp4", 30)
+    row = partial(vtg, span=(2, 20), fps=4.0, num_frames=30, size=(48, 48))
+    rows = [row(str(i), video="v.mp4" if i % 3 else "gone.mp4") for i in range(6)]
+    objects = [Analyzed(id=row["id"], source=row, objects=["man", "red circle"]) for row in rows]
+    data = write_lines(folder / "in.jsonl", objects)
+    detector = write_tiny_detector(folder / "tiny")
+    command = ["--data", data, "--media-dir", folder, "--detector", detector, "--stride", 6, "--device", "cpu"]
+    return ["annotate", *command], STAGE_FILES
+
+
+@pytest.mark.parametrize(
+    "name, make",
+    [("benchmark", benchmark), ("convert", convert), ("unistg", annotate)],
+    ids=["benchmark", "convert", "annotate"],
+)
+def test_a_command_is_that_of_one_process(name, make, running, session, model, tmp_path):
+    command, files = make(tmp_path, model)
+    whole, out = tmp_path / "a" / "out.jsonl", tmp_path / "b" / "out.jsonl"
+    assert main([name, *map(str, command), "--out", str(whole)]) == 0
+    code, said = session(name, *command, "--out", out, "--ray", running.address, "--ray-workers", 1)
+    assert code == 0, said
+    for suffix in files:
+        part = (whole.parent / f"{whole.name}{suffix}").read_bytes()
+        assert (out.parent / f"{out.name}{suffix}").read_bytes() == part != b""
+
+
+def test_a_row_that_kills_its_workers_is_rejected_alone(running, session, tmp_path):
+    frames = [frame(n, (0, 0.5, 10, 10, 20, 20), subject=0) for n in range(60)]
+    data = write_lines(tmp_path / "in.jsonl", [refined(name, frames) for name in "abc"])
+    command = ["unistg", "filter", "--data", data, "--out"]
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    assert main(list(map(str, [*command, whole]))) == 0
+    shared = ["--ray", running.address, "--ray-workers", 1, "--retries", 0]
+    code, said = session(*command, out, *shared, poison="b")
+    assert code == 0 and f"000000 (3 items): {DIED}; in 3 parts from here" in said
+    lines = whole.read_bytes().splitlines(keepends=True)
+    assert out.read_bytes() == lines[0] + lines[2]
+    (lost,) = read_lines(tmp_path / "out.jsonl.rejects.jsonl")
+    assert (lost["id"], lost["reason"], lost["detail"]) == ("b", GAVE_UP, DIED)
 
 
 def test_a_stage_whose_actor_is_killed_and_whose_node_leaves(running, tmp_path):

@@ -25,6 +25,7 @@ from spacevllm_plugin.data import video
 from spacevllm_plugin.data.schema import PredictionRow, dump_row, read_rows
 from spacevllm_plugin.data.shards import Shards
 from spacevllm_plugin.data.storage import StorageError
+from spacevllm_plugin.distributed import ground
 from spacevllm_plugin.distributed.ground import predict_shared, shards_folder
 from spacevllm_plugin.distributed.media import examine_shared, probe_shared
 from spacevllm_plugin.distributed.pieces import Piece, windows
@@ -319,9 +320,33 @@ def test_a_model_that_cannot_be_loaded_is_one_line(rows, tmp_path):
 
 def test_shards_that_do_not_arrive_are_said_so(predict, monkeypatch):
     """Nodes that share no storage: what a worker has written is not here."""
+    monkeypatch.setattr(ground, "ARRIVES_WITHIN", 0)
     monkeypatch.setattr(Shards, "write", lambda self, name, lines: None)
     with pytest.raises(Stopped, match="all nodes must share its storage"):
         predict()
+
+
+def test_a_shard_that_is_seen_late_is_waited_for(predict, alone, monkeypatch):
+    """As on NFS, which remembers that it was not there."""
+    there, asked = Shards.__contains__, Counter()
+
+    def late(self, name):
+        asked[name] += 1
+        return asked[name] > 1 and there(self, name)
+
+    monkeypatch.setattr(Shards, "__contains__", late)
+    assert predict()[1].read_bytes() == alone and {*asked.values()} == {2}
+
+
+def test_nothing_is_merged_of_which_a_part_is_not_seen(predict, alone, monkeypatch):
+    files = Shards.files
+    with monkeypatch.context() as patch:
+        patch.setattr(Shards, "files", lambda self: list(files(self))[1:])
+        with pytest.raises(Stopped, match="all nodes must share its storage"):
+            predict()
+
+    # All of it is there still: no worker is needed.
+    assert predict(None)[1].read_bytes() == alone
 
 
 # Uni-STG.

@@ -66,7 +66,7 @@ def sharing(args: argparse.Namespace) -> Iterator["Cluster | None"]:
     from ..distributed.rounds import Stopped
 
     try:
-        with Cluster(args.ray, args.ray_workers, args.verbose) as cluster:
+        with Cluster(args.ray, args.ray_workers, args.verbose, tell) as cluster:
             yield cluster
     except (ClusterError, Stopped) as err:
         raise CommandError(str(err)) from None

@@ -1,5 +1,6 @@
 """A folder of JSONL files, each whole or not there: what many processes write together, one file at a time."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,17 @@ class Shards:
 
     def __contains__(self, name: str) -> bool:
         return self._file(name).exists()
+
+    def arrives(self, name: str, within: float) -> bool:
+        """Whether a shard that another machine has written is seen here, at the latest after so many seconds."""
+        deadline = time.monotonic() + within
+        while name not in self:
+            if time.monotonic() > deadline:
+                return False
+
+            time.sleep(0.5)
+
+        return True
 
     def write(self, name: str, lines: Iterable[str]) -> None:
         """Write a shard.

@@ -29,13 +29,20 @@ class Cluster:
     """A Ray cluster, for the time of a `with` block.
 
     Args:
-        address: As `ray.init` takes it, for instance `auto` or `ray://head:10001`; `LOCAL` starts one of this machine.
+        address: As `ray.init` takes it, for instance `auto` or `head:6379`; `LOCAL` starts one of this machine.
         workers: How many processes work; None: one for each GPU, or for each CPU where GPUs are not used or not there.
         verbose: Show Ray's logs and the workers' outputs.
+        tell: Gets a line where there is nothing to do but wait.
     """
 
-    def __init__(self, address: str = LOCAL, workers: int | None = None, verbose: bool = False) -> None:
-        self.address, self.workers, self.verbose = address, workers, verbose
+    def __init__(
+        self,
+        address: str = LOCAL,
+        workers: int | None = None,
+        verbose: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.address, self.workers, self.verbose, self._tell = address, workers, verbose, tell
 
     def __enter__(self) -> "Cluster":
         if not self.verbose:
@@ -91,10 +98,12 @@ class Cluster:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0)) if use_gpus else 0
         most = gpus or int(resources.get("CPU", 0))
-        if (self.workers or 1) > most:
-            raise ClusterError(
-                f"Ray: {self.workers} workers wanted, the cluster has {most} {'GPUs' if gpus else 'CPUs'}"
-            )
+        kind = "GPU" if gpus else "CPU"
+        if (wanted := self.workers or 1) > most:
+            raise ClusterError(f"Ray: {wanted} workers wanted, the cluster has {most} {kind}s")
+
+        if self.address != LOCAL and ray.available_resources().get(kind, 0) < 1:
+            self._tell(f"Ray: none of the cluster's {most} {kind}s is free, the work begins when one is")
 
         return RayCrew(make, self.workers or most, 1 if gpus else 0)
 

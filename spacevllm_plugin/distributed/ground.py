@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Of a longer file a shard holds several batches: folders of millions of files are slow everywhere.
 MOST_SHARDS = 20_000
+# Seconds. A network's file system may go on saying for a minute that a file is not there.
+ARRIVES_WITHIN = 90
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,8 @@ def _take(piece: Piece, answer: Answer, shards: Shards, sees: Callable[[dict[str
         shards.write(piece.name, [dump_row(PredictionRow(id=row.id, status="failed", error=answer.problem))])
         return {row.id: "failed"}
 
-    if piece.name not in shards:
-        raise Stopped(f"what the workers write does not arrive in {shards.folder}: all nodes must share its storage")
+    if not shards.arrives(piece.name, ARRIVES_WITHIN):
+        raise Stopped(_missing(shards))
 
     sees(answer.value.sampling)
     return answer.value.status
@@ -193,11 +195,18 @@ def _merge(out: Path, shards: Shards, ids: list[str]) -> None:
         for row_id, line in finished(file):
             lines.setdefault(row_id, line)
 
-    order = list(dict.fromkeys([*(row_id for row_id in ids if row_id in lines), *lines]))
+    if any(row_id not in lines for row_id in ids):
+        raise Stopped(_missing(shards))
+
+    order = list(dict.fromkeys([*ids, *lines]))
     with replaced(out) as file:
         file.writelines(lines[row_id] for row_id in order)
 
     shards.remove()
+
+
+def _missing(shards: Shards) -> str:
+    return f"what the workers write does not arrive in {shards.folder}: all nodes must share its storage"
 
 
 def _read(shards: Shards, name: str) -> list[PredictionRow]:
