@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -27,6 +28,8 @@ from .members import Member, containing_file, member_of
 EXTRAS = {"s3": "s3", "gs": "gcs", "hf": None, "https": None, "http": None}
 SCHEMES = tuple(f"{scheme}://" for scheme in EXTRAS)
 # What signed addresses carry; whoever has one of these can read the file.
+# Where a server sends us on to may be signed, and is in its errors.
+QUERY = re.compile(r"(https?://[^\s?]+\?)[^\s'\")]+")
 SECRET = re.compile(r"x-(amz|goog)-|signature$|^sig$|token|credential|accesskey|key-pair-id|^policy$|password", re.I)
 
 VARIABLE, SECONDS = "SPACEVLLM_STORAGE_SECONDS", 60.0
@@ -103,6 +106,11 @@ def join(folder: str, path: str) -> str:
 def parent(address: str) -> str:
     """The folder of an address, without a slash at its end."""
     return address.rstrip("/").rpartition("/")[0]
+
+
+def inside(folder: Path | str, name: str) -> Path | str:
+    """A file in a folder: a path, or an address where the folder is one."""
+    return join(folder, name) if is_remote(folder) else Path(folder, name)
 
 
 def absolute(path: str) -> str:
@@ -284,7 +292,11 @@ def local_copy(path: str) -> Iterator[str]:
 
 def upload(file: str, path: str) -> None:
     """Copy a file of this machine to an address, where it appears whole; raises `StorageError`."""
-    _persist(path, lambda fs: fs.put_file(file, path))
+    try:
+        _persist(path, lambda fs: fs.put_file(file, path))
+    except FileNotFoundError:
+        raise StorageError(f"{path}: there is no such bucket or repository to write to") from None
+
     _known.pop(path, None)
 
 
@@ -330,7 +342,7 @@ def _persist(path: str, ask: Callable[[Any], T]) -> T:
         except Exception as err:
             patience = _patience()
             said = err.__cause__ or err  # fsspec's own words for what a server has answered are fewer
-            reason = " ".join(f"{type(said).__name__}: {said}".split())
+            reason = QUERY.sub(r"\1…", " ".join(f"{type(said).__name__}: {said}".split()))
             status = _status(err)
             if _is_missing(err, status):
                 raise FileNotFoundError(f"{path}: no such file") from None
