@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -27,6 +28,7 @@ from spacevllm_plugin.data.storage import StorageError, holds_secret, is_folder,
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.data.video import MediaError, VideoRef, image_size, probe, read, read_image, remote
 from spacevllm_plugin.data.video.index_store import index_of, recent
+from spacevllm_plugin.data.video.mp4 import read_table
 
 
 pytest.importorskip("moto.server", reason="the S3 server of the tests: pip install 'moto[server]'")
@@ -286,6 +288,21 @@ def test_a_varying_rate_is_read_from_the_table(store, tmp_path):
     assert far.info.timeline.timestamps.tolist() == local.info.timeline.timestamps.tolist()
     assert (far.start, far.tick, far.whole) == (local.start, local.tick, local.whole)
     assert sum(request.bytes for request in store.log()) < os.path.getsize(path) / 3
+
+
+def test_a_table_that_claims_too_much_costs_no_memory(films):
+    """As a damaged file may: four thousand million frames, or as many times."""
+    film = open(films["plain"], "rb").read()
+
+    def table(box, place, number):
+        data = bytearray(film)
+        struct.pack_into(">I", data, data.index(box) + place, number)
+        return read_table(len(data), lambda begin, end: bytes(data[begin:end]))
+
+    assert len(table(b"stsz", 0, int.from_bytes(b"stsz")).shown) == 1000  # as it is
+    assert table(b"stsz", 12, 2**32 - 1) is None
+    assert len(table(b"stts", 12, 2**32 - 1).shown) == 1000
+    assert table(b"stsc", 16, 2**32 - 1) is not None
 
 
 def test_images_and_folders_of_frames(store, tmp_path):
@@ -645,7 +662,9 @@ def test_packing_at_addresses_is_packing_on_the_disk(store, shards, data, tmp_pa
     with tarfile.open(tmp_path / "one" / "annotations-000000.tar") as tar:
         again = {name: tar.extractfile(name).read() for name in tar.getnames() if not name.endswith(".jsonl")}
 
-    media = {path.read_bytes(): path.suffix for path in data.rglob("*") if path.suffix in (".mp4", ".png", ".jpg")}
+    rows = list(read_rows(data / "annotations.jsonl"))
+    files = {data / path for row in rows for path in [*(row.images or []), *(row.videos or [])]}
+    media = {path.read_bytes(): path.suffix for path in files}
     assert {body: os.path.splitext(name)[1] for name, body in again.items()} == media
 
 
@@ -681,6 +700,22 @@ def test_scores_pictures_and_exports_of_what_lies_at_addresses(store, bucket, da
     assert len(pictures["near"]) == 2 and pictures["far"] == pictures["near"]
 
 
+def test_the_annotator_reads_at_addresses(store, bucket, data, tmp_path):
+    from test_unistg_annotator import Scripted
+
+    from spacevllm_plugin.unistg.annotator import Annotator
+    from spacevllm_plugin.unistg.rows import Analyzed
+    from spacevllm_plugin.unistg.stage import run_stage
+
+    source = next(row for row in read_rows(data / "annotations.jsonl") if row.task == "vtg")
+    row = Analyzed(id="a", source=source, objects=["red circle"]).model_dump_json(exclude_none=True)
+    (tmp_path / "in.jsonl").write_text(row + "\n")
+    for folder, out in ((data, "near.jsonl"), (bucket, "far.jsonl")):
+        run_stage(Annotator(Scripted(label=0), folder, {}), tmp_path / "in.jsonl", tmp_path / out)
+
+    assert (tmp_path / "far.jsonl").read_bytes() == (tmp_path / "near.jsonl").read_bytes() != b""
+
+
 def test_what_cannot_be_put_at_its_address_leaves_the_others_as_they_were(store, data, tmp_path, capsys):
     (tmp_path / "scores.json").write_text("old")
     rows = str(data / "annotations.jsonl")
@@ -697,7 +732,6 @@ def test_what_cannot_be_put_at_its_address_leaves_the_others_as_they_were(store,
 
 ADDRESS = "s3://bucket/it"
 MODEL = ["--model", "m"]
-FILES = ["--data", "d.jsonl", "--out", "o.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -706,7 +740,6 @@ FILES = ["--data", "d.jsonl", "--out", "o.jsonl"]
         ["render", "--data", "d.jsonl", "--out", ADDRESS],
         ["benchmark", "hcstvg-v1", *MODEL, "--data-dir", ADDRESS, "--out", "o"],
         ["unistg", "refine", "--out", "o.jsonl", "--data", ADDRESS],
-        ["unistg", "annotate", *FILES, "--media-dir", ADDRESS],
         ["convert", "tacos", "--split", "test", "--out", "o.jsonl", "--annotations", ADDRESS],
         ["ground", *MODEL, "--video", "v.mp4", "--query", "q", "--render", ADDRESS],
         ["demo", *MODEL, "--corrections", ADDRESS],
