@@ -384,6 +384,11 @@ def test_a_server_that_stays_away_is_one_line(store, monkeypatch):
         storage.read("s3://nowhere/at/all")
 
 
+def test_a_full_disk_is_not_taken_for_a_storage_that_is_away(store):
+    with pytest.raises(StorageError, match="full.bin: cannot be copied to this machine .*No space left"):
+        storage.download(store.put("s3://media/full.bin", b"abc"), "/dev/full")
+
+
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(StorageError, match=r"gs://media/a: .* not installed: `pip install 'spacevllm_plugin\[gcs\]'`"):

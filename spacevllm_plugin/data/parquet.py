@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .members import add_member
+from .output import Outputs
 from .schema import VISUAL_TAGS, RowError, parse_row
 from .storage import local_copy
 
@@ -36,17 +37,19 @@ def unpacked(files: list[str], folder: Path, name: str) -> Path:
 
     Raises:
         RowError: A file is no Parquet, or a row cannot be used.
+        OutputError: The folder has no room.
         StorageError: A storage cannot be reached.
     """
     rows = folder / f"{name}.jsonl"
-    with open(rows, "wb") as lines, tarfile.open(folder / SHARD, "w", format=tarfile.GNU_FORMAT) as tar:
-        media = _Media(tar)
+    with Outputs() as outputs:
+        lines, shard = outputs.open(rows), outputs.open(folder / SHARD)
+        media = _Media(tarfile.open(fileobj=shard, mode="w", format=tarfile.GNU_FORMAT))
         for file in files:
             with local_copy(file) as copy:
                 for number, row in enumerate(_rows(copy, file), start=1):
                     where = f"{file}: row {number}"
                     for column in VISUAL_TAGS:
-                        if column in row:
+                        if isinstance(row.get(column), list):
                             row[column] = [media.path(medium, where) for medium in row[column]]
 
                     parse_row(row, where=where)
@@ -56,7 +59,7 @@ def unpacked(files: list[str], folder: Path, name: str) -> Path:
 
 
 class _Media:
-    """What has been copied, by what it holds."""
+    """What has been copied, by what it holds. Nobody reads the tar file to its end, so it needs none."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar

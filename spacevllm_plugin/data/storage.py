@@ -5,6 +5,7 @@ What is not reached is asked for again, for `SPACEVLLM_STORAGE_SECONDS`, and the
 or the network's, and so never the end of one row alone, as a broken file is.
 """
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -50,6 +51,8 @@ MARKS = (
     "updated",
     "mtime",
 )
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 Range = tuple[int, int]  # of bytes, half-open
@@ -354,6 +357,9 @@ def _persist(path: str, ask: Callable[[Any], T]) -> T:
 
             if isinstance(err, PermissionError) or status in (401, 403) or type(err).__name__ == "NoCredentialsError":
                 raise StorageError(f"{path}: the storage does not let us in ({reason})") from None
+
+            if getattr(err, "errno", None) in DISK_FULL:
+                raise StorageError(f"{path}: cannot be copied to this machine ({reason})") from None
 
             if isinstance(err, NoRanges) or (status is not None and 400 <= status < 500 and status not in (408, 429)):
                 raise StorageError(f"{path}: {reason}") from None
