@@ -7,6 +7,7 @@ or the network's, and so never the end of one row alone, as a broken file is.
 
 import errno
 import hashlib
+import logging
 import os
 import posixpath
 import re
@@ -418,6 +419,9 @@ def _filesystem(scheme: str, process: int) -> Any:
     thread = fsspec.asyn.iothread[0]
     if thread is not None and not thread.is_alive():  # the parent's, which no fork takes along; it would be waited for
         fsspec.asyn.reset_lock()
+
+    if scheme == "gs":  # it logs a stack trace of its own for what is said here in one line
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
     # What it lists it would keep, a kilobyte a file; the hub's knows of no such option.
     options = {} if scheme == "hf" else {"use_listings_cache": False}
