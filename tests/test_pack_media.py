@@ -136,6 +136,20 @@ def test_predictions_are_the_same(synthetic_set, packed, make_engine, tmp_path):
     assert written[0] == written[1]
 
 
+def test_chat_tells_clips_in_a_shard_apart(packed, make_engine):
+    from spacevllm_plugin.inference.prefix_cache import content_key
+
+    engine, messages = make_engine("qwen3_vl"), [{"role": "user", "content": "<video>Where?"}]
+
+    def key(reference):
+        return content_key(engine.prompter, engine.item("x", "qa", messages, [], [str(packed / reference)]))
+
+    first, second, *_ = dict.fromkeys(
+        path for row in rows_of(packed / "annotations.jsonl") for path in row.get("videos", ())
+    )
+    assert key(first) == key(first) != key(second)
+
+
 def test_check_finds_what_is_wrong(packed, tmp_path):
     report = tmp_path / "report.json"
     command = ["check", "--media-dir", str(packed), "--json", str(report), "--workers", "1"]

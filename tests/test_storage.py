@@ -708,6 +708,20 @@ def test_scores_pictures_and_exports_of_what_lies_at_addresses(store, bucket, da
     assert len(pictures["near"]) == 2 and pictures["far"] == pictures["near"]
 
 
+def test_ground_reads_at_addresses(store, bucket, shards, data, model, capsys):
+    def ground(video):
+        arguments = ["--model", str(model), "--arg", "infer_dtype=float32", "--arg", "video_maxlen=6"]
+        assert main(["ground", *arguments, "--video", video, "--query", "the red circle", "--json"]) == 0
+        return capsys.readouterr().out
+
+    storage.download(f"{shards}/annotations.jsonl", str(model.parent / "packed.jsonl"))
+    old, new = (
+        next(row.videos[0] for row in read_rows(file) if row.videos)
+        for file in (data / "annotations.jsonl", model.parent / "packed.jsonl")
+    )
+    assert ground(join(shards, new)) == ground(str(data / old)) != ""
+
+
 def test_the_annotator_reads_at_addresses(store, bucket, data, tmp_path):
     from test_unistg_annotator import Scripted
 
