@@ -29,9 +29,9 @@ from .members import Member, containing_file, member_of
 # By the beginning of an address: the extra that reads it, if there is one; the others come with LLaMA-Factory.
 EXTRAS = {"s3": "s3", "gs": "gcs", "hf": None, "https": None, "http": None}
 SCHEMES = tuple(f"{scheme}://" for scheme in EXTRAS)
-# What signed addresses carry; whoever has one of these can read the file.
 # Where a server sends us on to may be signed, and is in its errors.
 QUERY = re.compile(r"(https?://[^\s?]+\?)[^\s'\")]+")
+# What signed addresses carry; whoever has one of these can read the file.
 SECRET = re.compile(r"x-(amz|goog)-|signature$|^sig$|token|credential|accesskey|key-pair-id|^policy$|password", re.I)
 
 VARIABLE, SECONDS = "SPACEVLLM_STORAGE_SECONDS", 60.0
