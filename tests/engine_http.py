@@ -51,7 +51,7 @@ class ChatCompletion(Strict):
     top_p: float
     repetition_penalty: float
     stop: list[str]
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]]
+    bad_words: list[str]  # `logit_bias` is refused where states are extracted
 
 
 class SamplingParams(Strict):
@@ -123,7 +123,9 @@ class Stub:
             # A placeholder becomes as many tokens as its picture has.
             token_ids += [token] * (len(next(left)[0]) if token == picture_token else 1)
 
-        suppressed = [int(token) for token, bias in asked.logit_bias.items() if bias == -100]
+        words = [self.stock.tokenizer.encode(word, add_special_tokens=False) for word in asked.bad_words]
+        assert all(len(word) == 1 for word in words)
+        suppressed = [token for word in words for token in word]
         inputs, text, count, reason = self.finish(token_ids, pictures, suppressed, asked.max_tokens)
         layers, raw = self.stock.states(inputs)
         states = torch.stack([raw if layer == len(layers) - 1 else layers[layer] for layer in self.layers], dim=1)
@@ -177,11 +179,13 @@ class Stub:
         pictures = []
         if asked.image_data is not None:
             (item,) = unpacked(asked.image_data)
-            assert item["format"] == "precomputed_embedding"
+            # As the other of its formats, `feature` would go through the vision tower.
+            assert item.keys() == {"format", "precomputed_embeddings", "image_grid_thw"}
+            assert item["format"] == "processor_output"
             grids = item["image_grid_thw"].tolist()
             merge = self.stock.model.config.vision_config.spatial_merge_size
             sizes = [rows * columns // merge**2 for _, rows, columns in grids]
-            pictures = list(zip(item["feature"].split(sizes), grids, strict=True))
+            pictures = list(zip(item["precomputed_embeddings"].split(sizes), grids, strict=True))
 
         params = asked.sampling_params
         suppressed = [int(token) for token, bias in params.logit_bias.items() if bias == -100]

@@ -15,10 +15,6 @@ from .prompt import EnginePrompt
 from .sidecar import States
 
 
-# What makes a query, or a token that stands for pictures, no answer: the most that OpenAI's protocol can take away.
-NEVER = -100
-
-
 class EngineError(Exception):
     """An engine gave no answer that can be used; the message is one line that names it."""
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import save
 
-from .client import NEVER, EngineAnswer, EngineClient, Launch, Sampling
+from .client import EngineAnswer, EngineClient, Launch, Sampling
 from .description import EngineExport
 from .prompt import EnginePrompt, Picture
 from .sidecar import States
@@ -18,6 +18,8 @@ from .sidecar import States
 # On the engine's path: what reads our pictures there, see its `processors`.
 PLUGIN = Path(__file__).with_name("sglang_package")
 PROCESSORS = "spacevllm_sglang"
+# What makes a query, or a token that stands for pictures, no answer.
+NEVER = -100
 
 
 class _FinishReason(BaseModel):
@@ -104,9 +106,12 @@ class SGLang(EngineClient):
 
 
 def _embeds(pictures: list[Picture]) -> dict[str, Any]:
-    """All pictures of a prompt as one item: SGLang takes no more of them where they are embeddings."""
+    """All pictures of a prompt as one item: SGLang takes no more of them where they are embeddings.
+
+    Its format `precomputed_embedding` is not for them: what it calls `feature` goes through the vision tower of most classes.
+    """
     tensors = {
-        "feature": torch.cat([picture.embeds for picture in pictures]),
+        "precomputed_embeddings": torch.cat([picture.embeds for picture in pictures]),
         "image_grid_thw": torch.tensor([picture.grid for picture in pictures]),
     }
-    return {"format": "precomputed_embedding", "tensors": base64.b64encode(save(tensors)).decode()}
+    return {"format": "processor_output", "tensors": base64.b64encode(save(tensors)).decode()}
