@@ -1,7 +1,8 @@
 """The engines' HTTP interfaces, as they are documented, before an export's stock class; what can go wrong goes wrong on demand.
 
-vLLM: docs/features/multimodal_inputs.md (embedding inputs), docs/features/speculative_decoding/extract_hidden_states.md and the
-connector named there. SGLang: `GenerateReqInput` of managers/io_struct.py, and `meta_info` of a native answer.
+vLLM (0.32 and 0.33): docs/features/multimodal_inputs.md (embedding inputs), docs/features/speculative_decoding/
+extract_hidden_states.md and the connector named there; sampling_params.py says what is refused. SGLang (0.5.23): `GenerateReqInput`
+of managers/io_struct.py, `collect_mm_items_from_processor_output` of multimodal/processors, and `meta_info` of a native answer.
 """
 
 import base64
@@ -105,7 +106,8 @@ class Stub:
         inputs = self.stock.inputs(token_ids, pictures)
         tokens = self.stock.generate(inputs, suppressed, most)
         text = self.stock.tokenizer.decode(tokens, skip_special_tokens=True)
-        return inputs, text, len(tokens), "length" if len(tokens) == most else "stop"
+        reason = "abort" if self.fault == "broken off" else "length" if len(tokens) == most else "stop"
+        return inputs, text, len(tokens), reason
 
     def vllm(self, body):
         asked = ChatCompletion.model_validate(body)

@@ -152,6 +152,12 @@ class EngineClient(ABC):
     def _error(self, what: str) -> EngineError:
         return EngineError(f"{self.title} at {self.url}: {what}")
 
+    def _ending(self, reason: str | None) -> Literal["stop", "length"]:
+        if reason in ("abort", "error"):
+            raise self._error(f"it has broken off the answer ({reason})")
+
+        return "length" if reason == "length" else "stop"
+
     def _check_count(self, found: int, prompt: EnginePrompt, why: str) -> None:
         if found != len(prompt.token_ids):
             raise self._error(f"states of {found} tokens for a prompt of {len(prompt.token_ids)}; {why}")

@@ -46,7 +46,7 @@ class SGLang(EngineClient):
     def find_problem(export: EngineExport) -> str | None:
         """See `EngineClient`."""
         if export.merge_size is None:
-            return f"SGLang takes embeddings for pictures of the Qwen-VL family alone, and this is {export.backbone}"
+            return f"SGLang serves exports of the Qwen-VL family alone, and this is {export.backbone}"
 
         return None
 
@@ -83,10 +83,9 @@ class SGLang(EngineClient):
             place = ".".join(map(str, err.errors()[0]["loc"]))
             raise self._error(f"`{place}` of its answer: {err.errors()[0]['msg']}") from None
 
+        reason = reply.meta_info.finish_reason
+        finish = self._ending(reason.type if reason else None)
         states = await asyncio.to_thread(self._states, prompt, reply.meta_info) if with_media else None
-        finish = (
-            "length" if reply.meta_info.finish_reason and reply.meta_info.finish_reason.type == "length" else "stop"
-        )
         return EngineAnswer(reply.text, finish, reply.meta_info.completion_tokens, states)
 
     def _states(self, prompt: EnginePrompt, info: _MetaInfo) -> States:

@@ -24,6 +24,7 @@ from .sidecar import States
 
 LOCK = ".lock"
 POLL = 0.02  # seconds between two looks at a file that is still being written
+PICTURES = 4096  # of a request, earlier turns' among them: more than any prompt has room for
 
 
 class _Message(BaseModel):
@@ -85,7 +86,6 @@ class VLLM(EngineClient):
     @staticmethod
     def launch(folder: Path, export: EngineExport, port: int, states: Path, python: str) -> Launch:
         """See `EngineClient`."""
-        pictures = max(len(export.queries.frames), len(export.queries.crowded))
         extraction = {
             "method": "extract_hidden_states",
             "num_speculative_tokens": 1,
@@ -102,7 +102,8 @@ class VLLM(EngineClient):
             "--port": str(port),
             "--chat-template": str(folder / CHAT_TEMPLATE),
             "--chat-template-content-format": "openai",
-            "--limit-mm-per-prompt": json.dumps({"image": pictures}),
+            # Videos are pictures here. No images at all would leave out the tower, but their deepstack features with it.
+            "--limit-mm-per-prompt": json.dumps({"image": PICTURES, "video": 0}),
             "--speculative-config": json.dumps(extraction),
             "--kv-transfer-config": json.dumps(transfer),
         }
@@ -130,8 +131,9 @@ class VLLM(EngineClient):
         except (ValidationError, ValueError):
             raise self._error("its answer is no chat completion with one choice") from None
 
+        # First, for their file has to go whatever the answer is worth.
         states = await asyncio.to_thread(self._states, prompt, reply.kv_transfer_params or {})
-        finish = "length" if choice.finish_reason == "length" else "stop"
+        finish = self._ending(choice.finish_reason)
         return EngineAnswer(choice.message.content or "", finish, reply.usage.completion_tokens, states)
 
     def _parts(self, prompt: EnginePrompt) -> list[dict[str, Any]]:
