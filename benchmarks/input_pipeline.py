@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+from gpu.shape_100m import SHAPE_100M
 from gpu.shapes import SHAPES, write_checkpoint
 from loaders import Watched, copies, recipe, watch, write_rows
 from reader import encode, repeat
-from shape_100m import SHAPE_100M
 
 from spacevllm_plugin.backbones import registry
 from spacevllm_plugin.backbones.tiny import make_tiny

@@ -1,5 +1,6 @@
-"""The scripts that measure one claim each: what they are told on a GPU, their sizes, their tables; and one of them runs."""
+"""The scripts that measure: each can be imported. Those of one claim: what they are told on a GPU, sizes, tables; one of them runs."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -33,6 +34,11 @@ SCRIPTS = {
     script.__name__: script
     for script in (compiled_decoder, frames, grounding, host_syncs, questions, sentences, training_step)
 }
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_every_script_finds_what_it_imports(script):
+    importlib.import_module(script)
 
 
 class Parsed(Exception):

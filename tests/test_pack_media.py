@@ -136,6 +136,20 @@ def test_predictions_are_the_same(synthetic_set, packed, make_engine, tmp_path):
     assert written[0] == written[1]
 
 
+def test_chat_tells_clips_in_a_shard_apart(packed, make_engine):
+    from spacevllm_plugin.inference.prefix_cache import content_key
+
+    engine, messages = make_engine("qwen3_vl"), [{"role": "user", "content": "<video>Where?"}]
+
+    def key(reference):
+        return content_key(engine.prompter, engine.item("x", "qa", messages, [], [str(packed / reference)]))
+
+    first, second, *_ = dict.fromkeys(
+        path for row in rows_of(packed / "annotations.jsonl") for path in row.get("videos", ())
+    )
+    assert key(first) == key(first) != key(second)
+
+
 def test_check_finds_what_is_wrong(packed, tmp_path):
     report = tmp_path / "report.json"
     command = ["check", "--media-dir", str(packed), "--json", str(report), "--workers", "1"]
@@ -172,6 +186,67 @@ def test_datasets_reads_the_shards(synthetic_set, tmp_path):
         (synthetic_set.folder / row["videos"][0]).read_bytes() for row in rows
     }
     assert sum(len(sample["jsonl"].splitlines()) for sample in found) == len(rows)
+
+
+@pytest.fixture(scope="module")
+def parquet(synthetic_set, tmp_path_factory):
+    """The synthetic set as the hub has such sets: two Parquet files that hold the media."""
+    import pyarrow as pa
+    from datasets import Dataset, Image, List, Video
+
+    def filled(row):
+        held = {
+            column: row.get(column)
+            and [{"bytes": (synthetic_set.folder / path).read_bytes(), "path": path} for path in row[column]]
+            for column in ("videos", "images")
+        }
+        return {**dict.fromkeys(names), **row, **held}
+
+    rows = rows_of(synthetic_set.folder / "annotations.jsonl")
+    names = {name for row in rows for name in row}
+    folder = tmp_path_factory.mktemp("parquet")
+    for number, part in enumerate((rows[: len(rows) // 2], rows[len(rows) // 2 :])):
+        data = Dataset(pa.Table.from_pylist([filled(row) for row in part]))
+        data = data.cast_column("videos", List(Video(decode=False))).cast_column("images", List(Image(decode=False)))
+        data.to_parquet(folder / f"train-{number:05}-of-00002.parquet")
+
+    return sorted(folder.iterdir())
+
+
+def test_parquet_with_its_media_is_packed(synthetic_set, parquet, tmp_path):
+    """Each medium once, however many rows hold a copy of it."""
+    assert main(["pack-media", *map(str, parquet), "--out", str(tmp_path)]) == 0
+    before, after = rows_of(synthetic_set.folder / "annotations.jsonl"), rows_of(tmp_path / "train.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train-000000.tar", "train.jsonl"]
+    for old, new in zip(before, after, strict=True):
+        assert {**old, "videos": 0, "images": 0} == {**new, "videos": 0, "images": 0}
+        for path, reference in zip(media(old), media(new), strict=True):
+            member = member_of(reference)
+            data = (tmp_path / member.shard).read_bytes()[member.offset :][: member.size]
+            assert data == (synthetic_set.folder / path).read_bytes()
+
+    with tarfile.open(tmp_path / "train-000000.tar") as tar:
+        packed = [name for name in tar.getnames() if not name.endswith(".jsonl")]
+
+    assert len(packed) == len({(synthetic_set.folder / path).read_bytes() for row in before for path in media(row)})
+    assert {name.rpartition(".")[2] for name in packed} == {
+        path.rpartition(".")[2] for row in before for path in media(row)
+    }
+
+
+def test_parquet_that_cannot_be_used_is_one_line(parquet, tmp_path, capsys):
+    import pyarrow.parquet as pq
+
+    broken, other = tmp_path / "broken.parquet", tmp_path / "other.parquet"
+    broken.write_bytes(b"PAR1 and nothing else")
+    table = pq.read_table(parquet[0])
+    pq.write_table(table.rename_columns([name.replace("query", "sentence") for name in table.column_names]), other)
+    for file, said in ((broken, "no Parquet that can be read"), (other, r"other.parquet: row 1")):
+        assert pack(file, tmp_path / "out") == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert str(file) in line and said in line and not (tmp_path / "out").exists()
+
+    assert main(["pack-media", str(parquet[0]), str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out")]) == 2
 
 
 def test_a_missing_medium_is_one_line_and_nothing_is_written(synthetic_set, tmp_path, capsys):

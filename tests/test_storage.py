@@ -3,8 +3,10 @@
 import http.server
 import json
 import os
+import struct
 import subprocess
 import sys
+import tarfile
 import threading
 from contextlib import contextmanager
 from fractions import Fraction
@@ -26,6 +28,7 @@ from spacevllm_plugin.data.storage import StorageError, holds_secret, is_folder,
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.data.video import MediaError, VideoRef, image_size, probe, read, read_image, remote
 from spacevllm_plugin.data.video.index_store import index_of, recent
+from spacevllm_plugin.data.video.mp4 import read_table
 
 
 pytest.importorskip("moto.server", reason="the S3 server of the tests: pip install 'moto[server]'")
@@ -202,6 +205,28 @@ def test_scattered_frames_cost_their_groups(store, films):
     assert sum(request.bytes for request in store.log()) <= weight(path, wanted)
 
 
+def test_a_clip_in_a_shard_costs_what_its_groups_weigh(store, films, tmp_path):
+    """All films in one tar file at an address: of that, too, only what is wanted of a film is fetched."""
+    talk = [{"role": "user", "content": "<video>" * len(films)}, {"role": "assistant", "content": "Films."}]
+    row = {"id": "a", "task": "qa", "messages": talk, "videos": list(films.values())}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["pack-media", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out")]) == 0
+    store.put_folder(tmp_path / "out", "s3://media/shards")
+    (packed,) = read_rows(tmp_path / "out" / "rows.jsonl")
+    wanted = list(range(300, 540, 8))
+    storage.look(join("s3://media/shards", reference) for reference in packed.videos)
+    for path, reference in zip(films.values(), packed.videos):
+        local, address = index_of(path), join("s3://media/shards", reference)
+        store.log()
+        assert index_of(address) == local
+        header = sum(request.bytes for request in store.log())
+        assert same(read(VideoRef(address), wanted), read(VideoRef(path), wanted))
+        requests = store.log()
+        fetched = sum(request.bytes for request in requests)
+        assert header < 150_000 and 0.5 * weight(path, wanted) < fetched <= 1.2 * weight(path, wanted)
+        assert {request.method for request in requests} == {"GET"} and len(requests) <= 6
+
+
 def everything(path):
     """The index of a file and its outer frames, or what is wrong with it."""
     try:
@@ -263,6 +288,21 @@ def test_a_varying_rate_is_read_from_the_table(store, tmp_path):
     assert far.info.timeline.timestamps.tolist() == local.info.timeline.timestamps.tolist()
     assert (far.start, far.tick, far.whole) == (local.start, local.tick, local.whole)
     assert sum(request.bytes for request in store.log()) < os.path.getsize(path) / 3
+
+
+def test_a_table_that_claims_too_much_costs_no_memory(films):
+    """As a damaged file may: four thousand million frames, or as many times."""
+    film = open(films["plain"], "rb").read()
+
+    def table(box, place, *numbers):
+        data = bytearray(film)
+        struct.pack_into(f">{len(numbers)}I", data, data.index(box) + place, *numbers)
+        return read_table(len(data), lambda begin, end: bytes(data[begin:end]))
+
+    assert len(table(b"stsz", 0).shown) == 1000  # as it is
+    assert table(b"stsz", 8, 1, 2**32 - 1) is None
+    assert len(table(b"stts", 12, 2**32 - 1).shown) == 1000
+    assert table(b"stsc", 16, 2**32 - 1) is not None
 
 
 def test_images_and_folders_of_frames(store, tmp_path):
@@ -344,6 +384,11 @@ def test_a_server_that_stays_away_is_one_line(store, monkeypatch):
         storage.read("s3://nowhere/at/all")
 
 
+def test_a_full_disk_is_not_taken_for_a_storage_that_is_away(store):
+    with pytest.raises(StorageError, match="full.bin: cannot be copied to this machine .*No space left"):
+        storage.download(store.put("s3://media/full.bin", b"abc"), "/dev/full")
+
+
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(StorageError, match=r"gs://media/a: .* not installed: `pip install 'spacevllm_plugin\[gcs\]'`"):
@@ -364,8 +409,14 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
         return super().translate_path(path.removeprefix(f"/{REPOSITORY}/resolve/main"))
 
     def send_head(self):
-        if self.path == "/denied.mp4":
+        if self.path.startswith("/denied.mp4"):
             self.send_error(403)
+            return None
+
+        if self.path == "/moved.mp4":
+            self.send_response(302)
+            self.send_header("Location", "/denied.mp4?X-Amz-Signature=abcdef")
+            self.end_headers()
             return None
 
         return super().send_head()
@@ -441,6 +492,10 @@ def test_a_web_server(films, monkeypatch):
         with pytest.raises(StorageError, match="denied.mp4: the storage does not let us in .*403"):
             probe(VideoRef(f"{url}/denied.mp4"))
 
+        with pytest.raises(StorageError, match="moved.mp4: the storage does not let us in .*403") as caught:
+            probe(VideoRef(f"{url}/moved.mp4"))
+
+        assert "abcdef" not in str(caught.value)  # where we were sent on to lets in whoever knows it
         address = f"{url}/faststart.mp4"
         assert probe(VideoRef(address)) == probe(VideoRef(path))
         assert same(read(VideoRef(address), [5, 400]), read(VideoRef(path), [5, 400]))
@@ -593,6 +648,144 @@ def test_check_ends_with_one_line_where_nobody_answers(store, bucket, tmp_path, 
     assert main(["check", str(file), "--media-dir", bucket, "--workers", "1"]) == 0
 
 
+@pytest.fixture(scope="module")
+def shards(store, bucket):
+    """The set packed from an address to an address; the folder of its rows and shards."""
+    assert main(["pack-media", f"{bucket}/annotations.jsonl", "--out", "s3://sets/packed", "--shard-mb", "0.02"]) == 0
+    for address in storage.listing("s3://sets/packed"):
+        store.put(address, store.get(address))  # so that a server which starts anew has them
+
+    return "s3://sets/packed"
+
+
+def test_packing_at_addresses_is_packing_on_the_disk(store, shards, data, tmp_path):
+    assert main(["pack-media", str(data / "annotations.jsonl"), "--out", str(tmp_path), "--shard-mb", "0.02"]) == 0
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 3
+    for file in files:
+        assert store.get(f"{shards}/{file.name}") == file.read_bytes(), file.name
+
+    # Packed anew from shards at an address into one: each medium keeps its bytes, and its name's suffix.
+    assert main(["pack-media", f"{shards}/annotations.jsonl", "--out", str(tmp_path / "one")]) == 0
+    with tarfile.open(tmp_path / "one" / "annotations-000000.tar") as tar:
+        again = {name: tar.extractfile(name).read() for name in tar.getnames() if not name.endswith(".jsonl")}
+
+    rows = list(read_rows(data / "annotations.jsonl"))
+    files = {data / path for row in rows for path in [*(row.images or []), *(row.videos or [])]}
+    media = {path.read_bytes(): path.suffix for path in files}
+    assert {body: os.path.splitext(name)[1] for name, body in again.items()} == media
+
+
+def test_check_and_predict_from_shards_at_an_address(store, shards, model, local_predictions, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store.log()
+    assert main(["check", f"{shards}/annotations.jsonl", "--workers", "1", "--fix", f"{shards}/good.jsonl"]) == 0
+    asked = [request.path for request in store.log() if request.method == "HEAD" and request.path.endswith(".tar")]
+    assert len(asked) == len(set(asked)) > 1  # a shard, not a medium
+    assert len(store.get(f"{shards}/good.jsonl").splitlines()) == len(local_predictions.splitlines())
+    assert main(predict(model, f"{shards}/annotations.jsonl", tmp_path / "p.jsonl")) == 0
+    assert (tmp_path / "p.jsonl").read_bytes() == local_predictions
+
+
+def test_scores_pictures_and_exports_of_what_lies_at_addresses(store, bucket, data, local_predictions, tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(local_predictions)
+    far = store.put("s3://results/p.jsonl", local_predictions)
+    for place, rows, pred in (
+        (tmp_path, data / "annotations.jsonl", tmp_path / "p.jsonl"),
+        ("s3://results", f"{bucket}/annotations.jsonl", far),
+    ):
+        items = f"{place}/items.jsonl", "--out", f"{place}/scores.json"
+        assert main(["evaluate", "stvg", "--gt", str(rows), "--pred", str(pred), "--items", *items]) == 0
+        files = ["--data", str(rows), "--pred", str(pred)]
+        assert main(["export-tubes", *files, "--format", "coco", "--out", f"{place}/tubes.json"]) == 0
+        out = tmp_path / ("far" if isinstance(place, str) else "near")
+        assert main(["render", *files, "--limit", "2", "--out", str(out)]) == 0
+
+    for name in ("items.jsonl", "scores.json", "tubes.json"):
+        assert store.get(f"s3://results/{name}") == (tmp_path / name).read_bytes(), name
+
+    pictures = {out: {path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("far", "near")}
+    assert len(pictures["near"]) == 2 and pictures["far"] == pictures["near"]
+
+
+def test_ground_reads_at_addresses(store, bucket, shards, data, model, capsys):
+    def ground(video):
+        arguments = ["--model", str(model), "--arg", "infer_dtype=float32", "--arg", "video_maxlen=6"]
+        assert main(["ground", *arguments, "--video", video, "--query", "the red circle", "--json"]) == 0
+        return capsys.readouterr().out
+
+    storage.download(f"{shards}/annotations.jsonl", str(model.parent / "packed.jsonl"))
+    old, new = (
+        next(row.videos[0] for row in read_rows(file) if row.videos)
+        for file in (data / "annotations.jsonl", model.parent / "packed.jsonl")
+    )
+    assert ground(join(shards, new)) == ground(str(data / old)) != ""
+
+
+def test_the_annotator_reads_at_addresses(store, bucket, data, tmp_path):
+    from test_unistg_annotator import Scripted
+
+    from spacevllm_plugin.unistg.annotator import Annotator
+    from spacevllm_plugin.unistg.rows import Analyzed
+    from spacevllm_plugin.unistg.stage import run_stage
+
+    source = next(row for row in read_rows(data / "annotations.jsonl") if row.task == "vtg")
+    row = Analyzed(id="a", source=source, objects=["red circle"]).model_dump_json(exclude_none=True)
+    (tmp_path / "in.jsonl").write_text(row + "\n")
+    for folder, out in ((data, "near.jsonl"), (bucket, "far.jsonl")):
+        run_stage(Annotator(Scripted(label=0), folder, {}), tmp_path / "in.jsonl", tmp_path / out)
+
+    assert (tmp_path / "far.jsonl").read_bytes() == (tmp_path / "near.jsonl").read_bytes() != b""
+
+
+def test_what_cannot_be_put_at_its_address_leaves_the_others_as_they_were(store, data, tmp_path, capsys):
+    (tmp_path / "scores.json").write_text("old")
+    rows = str(data / "annotations.jsonl")
+    (tmp_path / "none.jsonl").write_text("")
+    outputs = ["--items", "s3://nowhere/items.jsonl", "--out", str(tmp_path / "scores.json")]
+    assert main(["evaluate", "stvg", "--gt", rows, "--pred", str(tmp_path / "none.jsonl"), *outputs]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        said == "spacevllm-cli evaluate: s3://nowhere/items.jsonl: there is no such bucket or repository to write to"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none.jsonl", "scores.json"]
+    assert (tmp_path / "scores.json").read_text() == "old"
+
+
+ADDRESS = "s3://bucket/it"
+MODEL = ["--model", "m"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["render", "--data", "d.jsonl", "--out", ADDRESS],
+        ["benchmark", "hcstvg-v1", *MODEL, "--data-dir", ADDRESS, "--out", "o"],
+        ["unistg", "refine", "--out", "o.jsonl", "--data", ADDRESS],
+        ["convert", "tacos", "--split", "test", "--out", "o.jsonl", "--annotations", ADDRESS],
+        ["ground", *MODEL, "--video", "v.mp4", "--query", "q", "--render", ADDRESS],
+        ["demo", *MODEL, "--corrections", ADDRESS],
+        ["check", "d.jsonl", "--memory", ADDRESS],
+        ["predict", "--data", "d.jsonl", "--out", "o.jsonl", "--model", ADDRESS],
+        ["predict", *MODEL, "--data", ADDRESS, "--out", ADDRESS],
+        ["evaluate", "stvg", "--gt", "g", "--pred", "p", "--out", "https://host/it"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_takes_no_address_says_so(command, tmp_path, monkeypatch, capsys):
+    """In one line that names it, and before anything is done; nothing is made in a folder `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.jsonl").write_text("")
+    with pytest.raises(SystemExit) as left:
+        raise SystemExit(main(command))
+
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    address = next(part for part in command if "://" in part)
+    assert left.value.code in (1, 2) and said.startswith(f"spacevllm-cli {command[0]}") and address in said
+    assert command[command.index(address) - 1] in said
+    assert [path.name for path in tmp_path.iterdir()] == ["d.jsonl"]
+
+
 def predict(model, data, out, *more):
     return [
         *("predict", "--model", str(model), "--data", str(data), "--out", str(out), "--batch-size", "2"),
@@ -670,7 +863,7 @@ def dataset(folder, file):
     return folder
 
 
-def test_training_from_s3_is_training_from_the_disk(store, bucket, data, model, tmp_path):
+def test_training_from_s3_is_training_from_the_disk(store, bucket, shards, data, model, tmp_path):
     base = model.parent / "base"
     near = train(base, dataset(tmp_path / "near", str(data / "annotations.jsonl")), tmp_path / "out", **STEPS)
     store.log()
@@ -682,6 +875,9 @@ def test_training_from_s3_is_training_from_the_disk(store, bucket, data, model, 
     files = {path for path in store.objects if path.startswith(bucket) and path.endswith((".mp4", ".png", ".jpg"))}
     heads = [request for request in store.log() if request.method == "HEAD"]
     assert len([request for request in heads if not request.path.endswith(".jsonl")]) <= len(files) < rows
+
+    shard = train(base, dataset(tmp_path / "shards", f"{shards}/annotations.jsonl"), tmp_path / "out_shards", **STEPS)
+    assert losses(shard) == losses(near)
 
     # What the first run has read is here now.
     forget()

@@ -47,12 +47,15 @@ def test_a_reply_is_a_text_a_table_and_pictures(folder):
         "ours",
         "spacevllm_qwen3_vl",
         "/video nowhere.mp4",
+        "/video http://127.0.0.1:9/away.mp4",
         "/video clip.mp4",
         "When and where?",
         "Where is the <video>?",  # refused, and taken back
         "/image picture.png",
         "And here?",
+        SPACEVLLM_STORAGE_SECONDS="0",
     )
+    assert "away.mp4: not reached for 0 seconds" in shown
     assert "nowhere.mp4: No such file" in shown and "2 `<video>` in the text, but 1 videos" in shown
     assert '{"tubes"' not in shown and "```" not in shown
     tables = re.findall(r"^medium .*\n((?:.+\n)+?)(?=drawn: )", shown, flags=re.MULTILINE)

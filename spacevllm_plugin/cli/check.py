@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--media-dir", type=location, metavar="D", help="where media paths start (default: beside FILE)"
     )
-    parser.add_argument("--fix", type=Path, metavar="OUT.jsonl", help="write the good and the repaired rows")
-    parser.add_argument("--json", type=Path, metavar="R.json", help="write the report as JSON")
+    parser.add_argument("--fix", type=location, metavar="OUT.jsonl", help="write the good and the repaired rows")
+    parser.add_argument("--json", type=location, metavar="R.json", help="write the report as JSON")
     parser.add_argument(
         "--memory",
         type=Path,
@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace, file: Path) -> None:
     media_dir = args.media_dir or beside(args.file)
     memory = args.memory or Path(file_name(args.file) + ".media" if is_remote(args.file) else f"{file}.media")
     files = {"--memory": memory, "--media-index": args.media_index}
-    _check_paths(file, media_dir, {"--fix": args.fix, "--json": args.json}, files)
+    _check_paths(args.file, media_dir, {"--fix": args.fix, "--json": args.json}, files)
     if args.workers < 1:
         raise CommandError("--workers must be at least 1")
 
@@ -111,21 +111,21 @@ def _run(args: argparse.Namespace, file: Path) -> None:
         raise CommandError(f"{bad} of {report.rows} rows have problems")
 
 
-def _check_paths(file: Path, media_dir: Path | str, outputs: dict[str, Path | None], files: dict[str, Path]) -> None:
-    if not file.is_file():
+def _check_paths(file: Path | str, media_dir: Path | str, outputs: dict, files: dict[str, Path | None]) -> None:
+    if isinstance(file, Path) and not file.is_file():
         raise CommandError(f"{file}: no such file")
 
     if isinstance(media_dir, Path) and not media_dir.is_dir():
         raise CommandError(f"{media_dir}: no such folder")
 
     for option, path in {**outputs, **files}.items():
-        if path is not None and not path.parent.is_dir():
+        if isinstance(path, Path) and not path.parent.is_dir():
             raise CommandError(f"{option} {path}: no such folder {path.parent}")
 
     check_outputs({"FILE.jsonl": file}, outputs, files)
 
 
-def _print(report: Report, fixed: Path | None) -> None:
+def _print(report: Report, fixed: Path | str | None) -> None:
     if table := report.table():
         print(table + "\n")
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from ..data.limits import MOST_SHIFT
 from ..data.output import Outputs
@@ -14,6 +13,7 @@ from ..evaluation.answer import FILLS
 from ..evaluation.intervals import LEVEL, MOST_RESAMPLES, RESAMPLES
 from ..evaluation.protocols import PROTOCOLS
 from .errors import UsageError
+from .locations import local_rows, location
 from .outputs import apart_from, check_outputs
 
 
@@ -26,8 +26,8 @@ NOTES = ("error", "nulls", "ci")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("task", choices=list(PROTOCOLS["native"]), help="rows of other tasks are passed over")
-    parser.add_argument("--gt", required=True, metavar="G.jsonl", help="annotation rows")
-    parser.add_argument("--pred", required=True, metavar="P.jsonl", help="prediction rows")
+    parser.add_argument("--gt", type=location, required=True, metavar="G.jsonl", help="annotation rows; or s3://…")
+    parser.add_argument("--pred", type=location, required=True, metavar="P.jsonl", help="prediction rows; or s3://…")
     parser.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
@@ -72,8 +72,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"add {LEVEL:.0%}% bootstrap confidence intervals from N resamples of the items (default: {RESAMPLES})",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--items", type=Path, metavar="I.jsonl", help="write the scores of every item")
-    parser.add_argument("--out", type=Path, metavar="M.json", help="write the table as JSON")
+    parser.add_argument("--items", type=location, metavar="I.jsonl", help="write the scores of every item")
+    parser.add_argument("--out", type=location, metavar="M.json", help="write the table as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -94,8 +94,10 @@ def run(args: argparse.Namespace) -> None:
 def _score(args: argparse.Namespace) -> tuple[EvaluationResult, dict]:
     """The scores, printed."""
     rules = Rules(args.gt_shift, args.gt_end_shift, strict=args.threshold == "gt")
-    predictions = read_rows(args.pred, PredictionRow)
-    result = evaluate(args.task, read_rows(args.gt), predictions, args.protocol, args.fill, rules)
+    with local_rows(args.gt) as truth, local_rows(args.pred) as predicted:
+        rows, predictions = read_rows(truth), read_rows(predicted, PredictionRow)
+        result = evaluate(args.task, rows, predictions, args.protocol, args.fill, rules)
+
     if result.unknown_ids:
         count, first = len(result.unknown_ids), shortened(result.unknown_ids[0])
         print(f"warning: {count} predictions belong to no annotation row, for instance {first}", file=sys.stderr)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from ..data.schema import AnnotationRow, PredictionRow, read_rows
 from ..data.shortened import shortened
+from ..data.storage import inside
 from ..data.video import MediaError
 from ..exporters import EXPORTERS, Exporter, ExportError, TubeRecord
 from ..exporters.records import BOX_TASKS, make_record
 from ..inference.draw_row import file_name
 from .errors import CommandError, UsageError
+from .locations import beside, local_rows, location
 from .outputs import apart_from, check_outputs
 
 
@@ -23,16 +25,20 @@ FOLDER_FORMATS = tuple(name for name, exporter in EXPORTERS.items() if exporter.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--data", required=True, type=Path, metavar="ROWS.jsonl", help="annotation rows")
-    parser.add_argument("--pred", required=True, type=Path, metavar="P.jsonl", help="their prediction rows")
+    parser.add_argument(
+        "--data", required=True, type=location, metavar="ROWS.jsonl", help="annotation rows; or s3://…"
+    )
+    parser.add_argument("--pred", required=True, type=location, metavar="P.jsonl", help="their prediction rows")
     parser.add_argument("--format", required=True, choices=EXPORTERS, help="what to write")
     parser.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=location,
         help=f"the file; for {', '.join(FOLDER_FORMATS)} a folder, which gets one for each video",
     )
-    parser.add_argument("--media-dir", type=Path, metavar="D", help="where media paths start (default: beside --data)")
+    parser.add_argument(
+        "--media-dir", type=location, metavar="D", help="where media paths start (default: beside --data)"
+    )
     parser.add_argument(
         "--media-prefix", default="", metavar="URL", help="put before each medium's path in the files written"
     )
@@ -64,10 +70,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace, exporter: Exporter, counts: Counter[str]) -> list[TubeRecord]:
-    predictions = {prediction.id: prediction for prediction in read_rows(args.pred, PredictionRow)}
-    media_dir = args.media_dir or args.data.parent
+    with local_rows(args.data) as data, local_rows(args.pred) as predicted:
+        predictions = {prediction.id: prediction for prediction in read_rows(predicted, PredictionRow)}
+        rows = list(read_rows(data))
+
+    media_dir = args.media_dir or beside(args.data)
     tubes = []
-    for row in read_rows(args.data):
+    for row in rows:
         prediction = predictions.get(row.id)
         if row.task not in BOX_TASKS:
             counts["of tasks without boxes"] += 1
@@ -85,7 +94,7 @@ def _read(args: argparse.Namespace, exporter: Exporter, counts: Counter[str]) ->
     return tubes
 
 
-def _record(row: AnnotationRow, prediction: PredictionRow, media_dir: Path, prefix: str) -> TubeRecord:
+def _record(row: AnnotationRow, prediction: PredictionRow, media_dir: Path | str, prefix: str) -> TubeRecord:
     try:
         return make_record(row, prediction, media_dir, prefix)
     except MediaError as err:
@@ -102,7 +111,7 @@ def _write_each(args: argparse.Namespace, exporter: Exporter, tubes: list[TubeRe
         # Different media may fold into one name.
         name = name if name not in names else f"{name}-{len(names)}"
         names.add(name)
-        out = args.out / f"{name}{exporter.suffix}"
+        out = inside(args.out, f"{name}{exporter.suffix}")
         if os.path.realpath(out) in media:
             raise UsageError(f"--out {args.out}: {out} is a medium of the rows")
 

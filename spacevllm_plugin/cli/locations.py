@@ -20,6 +20,15 @@ def location(text: str) -> Path | str:
     return text if is_remote(text) else Path(text)
 
 
+def local_path(text: str) -> Path:
+    """What `type=Path` means to every command: a place of this machine, and not an address mistaken for one."""
+    if is_remote(text):
+        shown = "an address" if holds_secret(text) else text
+        raise argparse.ArgumentTypeError(f"{shown}: this takes a path of this machine, see docs/storage.md")
+
+    return Path(text)
+
+
 def beside(place: Path | str) -> Path | str:
     """The folder that a file is in."""
     return parent(place) if isinstance(place, str) else place.parent

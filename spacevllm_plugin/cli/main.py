@@ -5,8 +5,10 @@ import importlib
 import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 from .errors import CommandError, UsageError
+from .locations import local_path
 from .quiet import add_verbose, quiet
 
 
@@ -31,11 +33,19 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Also of the subcommands: these are of the class of what they belong to."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.register("type", Path, local_path)
+
+
 def build_parser(command: str) -> argparse.ArgumentParser:
     """The argument parser of one command."""
     module_name, help_line = COMMANDS[command]
     module = importlib.import_module(f".{module_name}", package=__package__)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"spacevllm-cli {command}",
         description=help_line[0].upper() + help_line[1:] + ".",
         epilog=f"example:\n  {module.EXAMPLE}",

@@ -9,10 +9,12 @@ from pathlib import Path
 from ..data.output import OutputError
 from ..data.schema import AnnotationRow, PredictionRow, read_rows
 from ..data.shortened import shortened
+from ..data.storage import StorageError, join
 from ..data.video import MediaError
 from ..inference.draw_row import draw_row, file_name
 from ..inference.render import tube_from_prediction, tube_from_target
 from .errors import CommandError, UsageError
+from .locations import beside, local_rows, location
 from .outputs import check_outputs
 
 
@@ -21,11 +23,13 @@ EXAMPLE = "spacevllm-cli render --data val.jsonl --media-dir data --pred predict
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--data", required=True, type=Path, metavar="G.jsonl", help="annotation rows")
+    parser.add_argument("--data", required=True, type=location, metavar="G.jsonl", help="annotation rows; or s3://…")
     parser.add_argument(
-        "--media-dir", type=Path, metavar="DIR", help="where relative media paths start (default: beside --data)"
+        "--media-dir", type=location, metavar="DIR", help="where relative media paths start (default: beside --data)"
     )
-    parser.add_argument("--pred", metavar="P.jsonl", help="prediction rows to draw beside the ground truth")
+    parser.add_argument(
+        "--pred", type=location, metavar="P.jsonl", help="prediction rows to draw beside the ground truth"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the pictures")
     parser.add_argument("--video", action="store_true", help="also write an mp4 of each row's clip")
     which = parser.add_mutually_exclusive_group()
@@ -37,10 +41,9 @@ def run(args: argparse.Namespace) -> None:
     """Draw the rows; one that cannot be drawn is named on stderr and does not stop the others."""
     check_outputs(folders={"--out": args.out})
     rows = _choose(args)
-    media_dir = args.media_dir or args.data.parent
-    media = {os.path.realpath(media_dir / path) for row in rows for path in _media(row)}
-    wanted = {row.id for row in rows}
-    preds = {pred.id: pred for pred in read_rows(args.pred, PredictionRow) if pred.id in wanted} if args.pred else {}
+    media_dir = args.media_dir or beside(args.data)
+    media = {os.path.realpath(join(str(media_dir), path)) for row in rows for path in _media(row)}
+    preds = _predictions(args, {row.id for row in rows})
     failed = 0
     names: set[str] = set()
     for row in rows:
@@ -56,14 +59,22 @@ def run(args: argparse.Namespace) -> None:
         try:
             for picture in draw_row(row, tubes, media_dir, args.out / name, args.video):
                 print(picture)
-        except OutputError:
-            raise  # a full disk is full for the other rows, too
+        except (OutputError, StorageError):
+            raise  # a full disk is full for the other rows, too, and a storage is away for them
         except (MediaError, OSError) as err:
             print(f"row {shortened(row.id)}: {err}", file=sys.stderr)
             failed += 1
 
     if failed:
         raise CommandError(f"{failed} of {len(rows)} rows could not be drawn")
+
+
+def _predictions(args: argparse.Namespace, wanted: set[str]) -> dict[str, PredictionRow]:
+    if args.pred is None:
+        return {}
+
+    with local_rows(args.pred) as file:
+        return {pred.id: pred for pred in read_rows(file, PredictionRow) if pred.id in wanted}
 
 
 def _media(row: AnnotationRow) -> Iterator[str]:
@@ -73,7 +84,9 @@ def _media(row: AnnotationRow) -> Iterator[str]:
 
 def _choose(args: argparse.Namespace) -> list[AnnotationRow]:
     """The rows asked for; a qa row has nothing to draw."""
-    rows = list(read_rows(args.data))
+    with local_rows(args.data) as file:
+        rows = list(read_rows(file))
+
     if args.id is not None:
         rows = [row for row in rows if row.id == args.id]
         if not rows:

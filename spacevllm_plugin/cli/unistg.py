@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CommandError
+from .locations import location
 from .outputs import check_outputs
 from .quiet import add_verbose, loading
 from .sharing import add_ray_arguments, retries_of, sharing, tell
@@ -121,7 +122,7 @@ def _configure_analyze(parser: argparse.ArgumentParser) -> None:
 def _configure_annotate(parser: argparse.ArgumentParser) -> None:
     _add_files(parser, "what `analyze` wrote")
     parser.add_argument(
-        "--media-dir", type=Path, required=True, metavar="DIR", help="where relative media paths start"
+        "--media-dir", type=location, required=True, metavar="DIR", help="where relative media paths start; or s3://…"
     )
     parser.add_argument(
         "--detector",
@@ -284,7 +285,7 @@ def _analyzer(args: argparse.Namespace, api_key: str | None) -> Any:
 
 
 def _annotate(args: argparse.Namespace) -> None:
-    if not args.media_dir.is_dir():
+    if isinstance(args.media_dir, Path) and not args.media_dir.is_dir():
         raise CommandError(f"annotate: --media-dir {args.media_dir} is not a folder")
 
     stage = _annotator(args, None if args.ray else _detector(args))

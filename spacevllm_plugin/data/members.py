@@ -1,7 +1,8 @@
 """References to media inside tar files, by the bytes that they take up there: `SHARD.tar#OFFSET+SIZE`. Nothing is unpacked."""
 
 import re
-from typing import Any, NamedTuple
+import tarfile
+from typing import Any, BinaryIO, NamedTuple
 
 
 REFERENCE = re.compile(r"(.+\.tar)#(\d+)\+(\d+)", re.DOTALL)
@@ -34,3 +35,19 @@ def containing_file(path: str) -> str:
     """The file on the disk, or the address, that a medium lies in: of most media itself."""
     member = member_of(path)
     return path if member is None else member.shard
+
+
+def add_member(tar: tarfile.TarFile, shard: str, name: str, file: BinaryIO, size: int) -> Member:
+    """Add a file to a tar file that is being written.
+
+    Args:
+        tar: The tar file.
+        shard: As references call it.
+        name: What the file is called in it.
+        file: Where its bytes come from.
+        size: How many.
+    """
+    info = tarfile.TarInfo(name)
+    info.size = size
+    tar.addfile(info, file)
+    return Member(shard, tar.offset - -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, size)

@@ -8,7 +8,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
+
+from .storage import is_remote, upload
 
 
 STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
@@ -25,7 +28,7 @@ def same_file(a: Path, b: Path) -> bool:
     return a.exists() and b.exists() and a.samefile(b)
 
 
-def descriptor(path: Path) -> int | None:
+def descriptor(path: Path | str) -> int | None:
     """The number of an open file of this process where a path names one, as `/dev/stdout` and bash's `>(…)` do."""
     found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
     return int(found[1]) if found else STANDARD.get(str(path))
@@ -92,18 +95,25 @@ class Outputs:
     machine that stops between two moves, and a file system without hard links on which a later move fails, leave new
     files beside old ones, each whole. A file that is replaced keeps its permissions, a link to it stays. Several
     processes may write the same one: the last one's stays, whole. A stream gets what is written when it is written.
+
+    A file at an address is written to a temporary one of this machine, and put there, whole, before any file here is moved.
     """
 
     def __init__(self) -> None:
         self._streams: list[BinaryIO] = []
+        self._folder: TemporaryDirectory | None = None
+        self._addresses: dict[str, BinaryIO] = {}
         self._files: dict[Path, BinaryIO] = {}  # where it belongs -> what is written
 
-    def open(self, path: Path) -> BinaryIO:
-        """An output to write; its folder is made if it is not there.
+    def open(self, path: Path | str) -> BinaryIO:
+        """An output to write, at a path or an address; its folder is made if it is not there.
 
         Raises:
             OutputError: See `destination`, or it is an output already.
         """
+        if is_remote(path):
+            return self._open_at(path)
+
         file = destination(path)
         if file in self._files:
             raise OutputError(f"{path} is another output as well")
@@ -125,24 +135,40 @@ class Outputs:
 
         return self._files[file]
 
+    def _open_at(self, address: str) -> BinaryIO:
+        if address in self._addresses:
+            raise OutputError(f"{address} is another output as well")
+
+        self._folder = self._folder or TemporaryDirectory()
+        name = f"{len(self._addresses)}{os.path.splitext(address)[1]}"
+        self._addresses[address] = _open(Path(self._folder.name, name), "xb", address)
+        return self._addresses[address]
+
     def __enter__(self) -> "Outputs":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         moves = [(Path(output.name), file) for file, output in self._files.items()]
+        everything = (*self._files.values(), *self._addresses.values(), *self._streams)
         try:
             if kind is None:
                 for output in self._files.values():
                     settle(output)
 
-                for output in (*self._files.values(), *self._streams):
+                for output in everything:
                     output.close()
+
+                for address, output in self._addresses.items():
+                    upload(os.fspath(output.name), address)
 
                 _move(moves)
         finally:
             with suppress(OSError):
-                for output in (*self._files.values(), *self._streams):
+                for output in everything:
                     output.close()
+
+            if self._folder is not None:
+                self._folder.cleanup()
 
             for temporary, _ in moves:
                 with suppress(OSError):
@@ -150,7 +176,7 @@ class Outputs:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
+def replaced(path: Path | str) -> Iterator[BinaryIO]:
     """One of `Outputs` alone."""
     with Outputs() as outputs:
         yield outputs.open(path)
@@ -171,7 +197,7 @@ def settle(file: BinaryIO) -> None:
 class _File(io.FileIO):
     """Its errors name the output that it is written for."""
 
-    def __init__(self, file: Path | int, mode: str, output: Path) -> None:
+    def __init__(self, file: Path | int, mode: str, output: Path | str) -> None:
         super().__init__(file, mode)
         self._output = output
 
@@ -188,11 +214,11 @@ class _File(io.FileIO):
             raise _failed(self._output, err) from None
 
 
-def _open(file: Path | int, mode: str, output: Path) -> BinaryIO:
+def _open(file: Path | int, mode: str, output: Path | str) -> BinaryIO:
     return io.BufferedWriter(_File(file, mode, output), 1 << 16)
 
 
-def _failed(path: Path, err: OSError) -> OutputError:
+def _failed(path: Path | str, err: OSError) -> OutputError:
     return OutputError(f"{path} cannot be written: {err.strerror or err}")
 
 

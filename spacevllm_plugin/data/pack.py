@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from .jsonl import filled_lines
 from .media import locate
-from .members import Member
+from .members import Member, add_member, member_of
 from .output import replaced
 from .schema import RowError, parse_row
-from .storage import is_ranged, read
+from .storage import inside, is_ranged, is_remote, look, read
 from .video import MediaError, VideoRef, frame_files, identity
+from .video.remote import open_through
 
 
 COLUMNS = ("videos", "images")
@@ -42,7 +43,7 @@ class Packed:
 
     rows: int = 0
     media: int = 0
-    shards: list[Path] = field(default_factory=list)
+    shards: list[Path | str] = field(default_factory=list)
 
 
 @dataclass
@@ -53,7 +54,7 @@ class _Contents:
     media: dict[Medium, list[int]] = field(default_factory=dict)
 
 
-def pack(source: Path, folders: list[str], out: Path, shard_bytes: int) -> Packed:
+def pack(source: Path, folders: list[str], out: Path | str, shard_bytes: int) -> Packed:
     """Pack a file of rows and its media.
 
     Writes `NAME-000000.tar`, … and then `NAME.jsonl` into `out`, NAME being the source's; until all is written there is no
@@ -61,13 +62,14 @@ def pack(source: Path, folders: list[str], out: Path, shard_bytes: int) -> Packe
 
     Args:
         source: Annotation rows (JSONL).
-        folders: Where relative media paths start; the first folder that has a file gives it.
-        out: Folder of the shards; made if it is not there.
+        folders: Where relative media paths start, see `locate`.
+        out: Folder of the shards, made if it is not there, or an address, where each appears once it is whole.
         shard_bytes: A shard that has so many is followed by a new one.
 
     Raises:
         RowError: A row, or one of its media, cannot be used; nothing is written then.
         OutputError: Something cannot be written.
+        StorageError: A storage cannot be reached.
     """
     contents = _survey(source, folders)
     packed = Packed(contents.rows, len(contents.media))
@@ -76,17 +78,18 @@ def pack(source: Path, folders: list[str], out: Path, shard_bytes: int) -> Packe
         waiting = iter(contents.media.items())
         medium = next(waiting, None)
         while medium is not None:
-            shard = out / f"{source.stem}-{len(packed.shards):06}.tar"
-            with replaced(shard) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            name = f"{source.stem}-{len(packed.shards):06}.tar"
+            shard = inside(out, name)
+            with replaced(shard) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
                 while medium is not None and tar.offset < shard_bytes:
                     files, offsets = medium
-                    places[files] = _add_sample(tar, shard.name, f"{len(places):08}", files, _lines(rows, offsets))
+                    places[files] = _add_sample(tar, name, f"{len(places):08}", files, _lines(rows, offsets))
                     bar.update()
                     medium = next(waiting, None)
 
             packed.shards.append(shard)
 
-        with replaced(out / f"{source.stem}.jsonl") as file:
+        with replaced(inside(out, f"{source.stem}.jsonl")) as file:
             rows.seek(0)
             for line in filled_lines(rows):
                 file.write(_referring(from_json(line.text), folders, places))
@@ -97,14 +100,14 @@ def pack(source: Path, folders: list[str], out: Path, shard_bytes: int) -> Packe
 def _survey(source: Path, folders: list[str]) -> _Contents:
     """All rows are read, and all media looked for, before anything is written."""
     contents = _Contents()
+    named: dict[Medium, str] = {}
     with open(source, "rb") as file:
         for line in filled_lines(file):
             where = f"{source.name}:{line.number}"
             row = parse_row(line.text, where=where)
             media = [_medium(path, folders) for column in COLUMNS for path in getattr(row, column) or ()]
             for medium in media:
-                if medium not in contents.media:
-                    _require(medium, where)
+                named.setdefault(medium, where)
 
             if media:
                 contents.media.setdefault(media[0], []).append(line.offset)
@@ -116,6 +119,10 @@ def _survey(source: Path, folders: list[str]) -> _Contents:
 
     if not contents.rows:
         raise RowError(f"{source} holds no rows")
+
+    look(file for medium in named for file in medium)
+    for medium, where in named.items():
+        _require(medium, where)
 
     return contents
 
@@ -150,23 +157,37 @@ def _add_sample(tar: tarfile.TarFile, shard: str, key: str, medium: Medium, rows
     """Add a medium and the rows about it; returns the references to its files."""
     references = []
     for number, path in enumerate(medium):
-        suffix = os.path.splitext(path)[1].lower() or ".bin"
+        suffix = _suffix(path)
         name = f"{key}{suffix}" if len(medium) == 1 else f"{key}.{number:06}{suffix}"
-        with io.BytesIO(read(path)) if is_ranged(path) else open(path, "rb") as file:
+        with open_through(path) if is_ranged(path) else open(path, "rb") as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            references.append(str(Member(shard, _add(tar, name, file, size), size)))
+            references.append(str(add_member(tar, shard, name, file, size)))
 
-    _add(tar, f"{key}.jsonl", io.BytesIO(rows), len(rows))
+    add_member(tar, shard, f"{key}.jsonl", io.BytesIO(rows), len(rows))
     return references
 
 
-def _add(tar: tarfile.TarFile, name: str, file: BinaryIO, size: int) -> int:
-    """Add a file; returns where its first byte is."""
-    info = tarfile.TarInfo(name)
-    info.size = size
-    tar.addfile(info, file)
-    return tar.offset - -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+def _suffix(path: str) -> str:
+    """What a medium's name ends in; of one that is in a tar file already, the name that it has there."""
+    member = member_of(path)
+    if member is not None:
+        path = _name_in_tar(member)
+    elif is_remote(path):
+        path = path.partition("?")[0]
+
+    return os.path.splitext(path)[1].lower() or ".bin"
+
+
+def _name_in_tar(member: Member) -> str:
+    """What stands before a file in a tar file; empty where it is no name."""
+    header = Member(member.shard, member.offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
+    try:
+        return (
+            tarfile.TarInfo.frombuf(read(str(header)), "utf-8", "surrogateescape").name if header.offset >= 0 else ""
+        )
+    except tarfile.HeaderError:
+        return ""
 
 
 def _referring(row: dict[str, Any], folders: list[str], places: dict[Medium, list[str]]) -> bytes:

@@ -5,7 +5,9 @@ What is not reached is asked for again, for `SPACEVLLM_STORAGE_SECONDS`, and the
 or the network's, and so never the end of one row alone, as a broken file is.
 """
 
+import errno
 import hashlib
+import logging
 import os
 import posixpath
 import re
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -26,6 +29,8 @@ from .members import Member, containing_file, member_of
 # By the beginning of an address: the extra that reads it, if there is one; the others come with LLaMA-Factory.
 EXTRAS = {"s3": "s3", "gs": "gcs", "hf": None, "https": None, "http": None}
 SCHEMES = tuple(f"{scheme}://" for scheme in EXTRAS)
+# Where a server sends us on to may be signed, and is in its errors.
+QUERY = re.compile(r"(https?://[^\s?]+\?)[^\s'\")]+")
 # What signed addresses carry; whoever has one of these can read the file.
 SECRET = re.compile(r"x-(amz|goog)-|signature$|^sig$|token|credential|accesskey|key-pair-id|^policy$|password", re.I)
 
@@ -47,6 +52,8 @@ MARKS = (
     "updated",
     "mtime",
 )
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 Range = tuple[int, int]  # of bytes, half-open
@@ -103,6 +110,11 @@ def join(folder: str, path: str) -> str:
 def parent(address: str) -> str:
     """The folder of an address, without a slash at its end."""
     return address.rstrip("/").rpartition("/")[0]
+
+
+def inside(folder: Path | str, name: str) -> Path | str:
+    """A file in a folder: a path, or an address where the folder is one."""
+    return join(folder, name) if is_remote(folder) else Path(folder, name)
 
 
 def absolute(path: str) -> str:
@@ -284,7 +296,11 @@ def local_copy(path: str) -> Iterator[str]:
 
 def upload(file: str, path: str) -> None:
     """Copy a file of this machine to an address, where it appears whole; raises `StorageError`."""
-    _persist(path, lambda fs: fs.put_file(file, path))
+    try:
+        _persist(path, lambda fs: fs.put_file(file, path))
+    except FileNotFoundError:
+        raise StorageError(f"{path}: there is no such bucket or repository to write to") from None
+
     _known.pop(path, None)
 
 
@@ -330,7 +346,7 @@ def _persist(path: str, ask: Callable[[Any], T]) -> T:
         except Exception as err:
             patience = _patience()
             said = err.__cause__ or err  # fsspec's own words for what a server has answered are fewer
-            reason = " ".join(f"{type(said).__name__}: {said}".split())
+            reason = QUERY.sub(r"\1…", " ".join(f"{type(said).__name__}: {said}".split()))
             status = _status(err)
             if _is_missing(err, status):
                 raise FileNotFoundError(f"{path}: no such file") from None
@@ -342,6 +358,9 @@ def _persist(path: str, ask: Callable[[Any], T]) -> T:
 
             if isinstance(err, PermissionError) or status in (401, 403) or type(err).__name__ == "NoCredentialsError":
                 raise StorageError(f"{path}: the storage does not let us in ({reason})") from None
+
+            if getattr(err, "errno", None) in DISK_FULL:
+                raise StorageError(f"{path}: cannot be copied to this machine ({reason})") from None
 
             if isinstance(err, NoRanges) or (status is not None and 400 <= status < 500 and status not in (408, 429)):
                 raise StorageError(f"{path}: {reason}") from None
@@ -400,6 +419,9 @@ def _filesystem(scheme: str, process: int) -> Any:
     thread = fsspec.asyn.iothread[0]
     if thread is not None and not thread.is_alive():  # the parent's, which no fork takes along; it would be waited for
         fsspec.asyn.reset_lock()
+
+    if scheme == "gs":  # it logs a stack trace of its own for what is said here in one line
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
     # What it lists it would keep, a kilobyte a file; the hub's knows of no such option.
     options = {} if scheme == "hf" else {"use_listings_cache": False}

@@ -149,11 +149,11 @@ class Exporter:
     dump: Callable[[BinaryIO, list[TubeRecord]], None]
     images: bool = True
 
-    def write(self, out: Path, tubes: list[TubeRecord]) -> None:
+    def write(self, out: Path | str, tubes: list[TubeRecord]) -> None:
         """Write one file, whole or not at all.
 
         Args:
-            out: The file.
+            out: The file, or its address.
             tubes: At least one; those of which nothing was found leave their medium in the file, and no box.
 
         Raises:

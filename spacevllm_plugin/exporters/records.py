@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data.media import video_source
 from ..data.schema import MEDIA_TAG, AnnotationRow, PredictionRow
+from ..data.storage import is_folder
 from ..data.video import VideoRef, frame_files
 from .base import TubeRecord
 
@@ -13,7 +14,7 @@ from .base import TubeRecord
 BOX_TASKS = ("stvg", "rec")
 
 
-def make_record(row: AnnotationRow, prediction: PredictionRow, media_dir: Path, prefix: str = "") -> TubeRecord:
+def make_record(row: AnnotationRow, prediction: PredictionRow, media_dir: Path | str, prefix: str = "") -> TubeRecord:
     """Put together what is exported of a row that has boxes.
 
     Args:
@@ -42,8 +43,8 @@ def make_record(row: AnnotationRow, prediction: PredictionRow, media_dir: Path, 
     named: str | tuple[str, ...] = prefix + files[0]
     if source.frames is not None:
         named = tuple(prefix + file for file in files)
-    elif os.path.isdir(source.path):
-        named = tuple(f"{named}/{os.path.basename(file)}" for file in frame_files(source))
+    elif is_folder(source.path):
+        named = tuple(f"{named.rstrip('/')}/{os.path.basename(file)}" for file in frame_files(source))
 
     clock = {"fps": media.fps, "num_frames": media.num_frames, "clip": media.clip}
     return TubeRecord(media=named, source=source, **clock, **facts)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 from ..backbones.prompter import ImagePlan, Prompter
 from ..data.plan import VideoPlan
-from ..data.storage import is_remote
+from ..data.storage import is_ranged
 from ..data.video import frame_files, identity
 from ..modeling.prefix import VideoPrefix
 from .items import GroundingItem
@@ -91,7 +91,7 @@ def _content(prompter: Prompter, plan: VideoPlan | ImagePlan) -> Hashable:
 
     files = frame_files(plan.ref)
     for path in [plan.ref.path] if files is None else [files[frame] for frame in plan.shown]:
-        if is_remote(path):  # its state is known without reading it
+        if is_ranged(path):  # its state is known without reading it
             digest.update(repr(identity(path)).encode())
             continue
 

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from ..data.facts import has_clock
 from ..data.media_index import MediaIndexWriter, survey
+from ..data.storage import REQUESTS_AT_ONCE, is_remote, look
 from ..data.video import VideoRef
 from ..data.video.index_store import MEMORY, OVERHEAD
 from .cache import comes_first, distinct_paths
@@ -40,7 +41,10 @@ def survey_videos(dataset: Any, options: RunOptions, data_args: Any, training_ar
         if options.media_index is not None and comes_first(data_args, training_args):
             shelf = stack.enter_context(MediaIndexWriter(options.media_index))
 
-        workers = data_args.preprocessing_num_workers or 1
+        look(files)
+        # What lies far away is waited for, not computed.
+        at_least = REQUESTS_AT_ONCE if any(map(is_remote, files)) else 1
+        workers = max(data_args.preprocessing_num_workers or 1, at_least)
         for _ in tqdm(survey(files, shelf, workers), "Looking at videos", len(files), disable=None):
             pass
 

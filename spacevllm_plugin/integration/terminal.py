@@ -11,6 +11,7 @@ from typing import Any
 from ..data.prompt_rules import PromptError
 from ..data.reply import split_block
 from ..data.schema import VISUAL_TAGS
+from ..data.storage import StorageError
 from ..data.video import MediaError, VideoRef, probe, read_image
 from ..inference.draw_reply import draw_reply
 from ..inference.reply_table import reply_table
@@ -45,6 +46,7 @@ class Conversation:
 
         Raises:
             MediaError: It cannot be read.
+        StorageError: Its storage cannot be reached.
         """
         CHECKS[kind](path)
         self.media.append((kind, path))
@@ -101,7 +103,7 @@ def talk(chat_model: Any, options: dict[str, Any], folder: Path) -> None:
 
             number += 1
             answer(chat_model, options, conversation, query, folder / f"reply_{number}")
-        except (MediaError, PromptError) as err:
+        except (MediaError, PromptError, StorageError) as err:
             print(err)
 
 
@@ -111,6 +113,7 @@ def answer(chat_model: Any, options: dict[str, Any], conversation: Conversation,
     Raises:
         MediaError: A file cannot be read; the question is taken back.
         PromptError: So is one that is not fit for a prompt.
+        StorageError: A file's storage cannot be reached; the same.
     """
     conversation.ask(query)
     print("Assistant: ", end="", flush=True)
@@ -122,7 +125,7 @@ def answer(chat_model: Any, options: dict[str, Any], conversation: Conversation,
             tubes = tubes if found is None else found
             text += piece
             print(piece, end="", flush=True)
-    except (MediaError, PromptError):
+    except (MediaError, PromptError, StorageError):
         conversation.messages.pop()
         raise
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.schema import AnnotationRow, Media
+from ..data.storage import join
 from ..data.video import MediaError, VideoInfo, VideoRef, probe, read
 from .detector import Detector
 from .rows import Analyzed, Annotated, AnnotatedFrame, Detection, Kept, Rejected
@@ -20,7 +21,7 @@ class Annotator:
 
     Args:
         detector: Finds the boxes.
-        media_dir: Where relative paths start.
+        media_dir: Where relative paths start; may be an address.
         options: What the detector's answers depend on (checkpoint, threshold), for resuming.
         stride: Look at every n-th frame of the span.
         batch_size: Frames that the detector gets at once.
@@ -35,7 +36,12 @@ class Annotator:
     }
 
     def __init__(
-        self, detector: Detector, media_dir: Path, options: dict[str, Any], stride: int = 1, batch_size: int = 8
+        self,
+        detector: Detector,
+        media_dir: Path | str,
+        options: dict[str, Any],
+        stride: int = 1,
+        batch_size: int = 8,
     ) -> None:
         self.detector, self.media_dir = detector, media_dir
         self.stride, self.batch_size = stride, batch_size
@@ -75,13 +81,13 @@ class Annotator:
         return Kept(Annotated(id=row.id, source=source, objects=row.objects, frames=frames), counts)
 
 
-def _reference(row: AnnotationRow, media_dir: Path) -> VideoRef:
+def _reference(row: AnnotationRow, media_dir: Path | str) -> VideoRef:
     """The row's first video."""
     source, fps = row.videos[0], row.media.fps if row.media else None
     if isinstance(source, str):
-        return VideoRef(path=str(media_dir / source), fps=fps)
+        return VideoRef(path=join(str(media_dir), source), fps=fps)
 
-    return VideoRef(frames=tuple(str(media_dir / file) for file in source), fps=fps)
+    return VideoRef(frames=tuple(join(str(media_dir), file) for file in source), fps=fps)
 
 
 def _with_media(row: AnnotationRow, info: VideoInfo) -> AnnotationRow:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..limits import MOST_FRAMES
+
 
 HEADER = 16  # bytes of a box's own: a size, a type, and for some a longer size
 # What a file of this kind starts with.
@@ -147,7 +149,7 @@ def _numbers(box: memoryview, kind: str, columns: int = 1, skip: int = 4) -> np.
 def _table(tables: dict[bytes, memoryview]) -> FrameTable | None:
     sizes = tables[b"stsz"]
     same, count = struct.unpack_from(">II", sizes, 4)
-    if not count:
+    if not 0 < count <= MOST_FRAMES:
         return None
 
     lengths = np.full(count, same) if same else _numbers(sizes, ">u4", skip=8)
@@ -164,8 +166,8 @@ def _table(tables: dict[bytes, memoryview]) -> FrameTable | None:
 
 
 def _expanded(lines: np.ndarray, count: int) -> np.ndarray:
-    """(times, value) written out."""
-    return np.repeat(lines[:, 1], lines[:, 0])[:count]
+    """(times, value) written out, never more than `count` of them, whatever a damaged file says."""
+    return lines[np.searchsorted(lines[:, 0].cumsum(), np.arange(count), side="right"), 1]
 
 
 def _places(tables: dict[bytes, memoryview], lengths: np.ndarray) -> np.ndarray:
@@ -173,7 +175,7 @@ def _places(tables: dict[bytes, memoryview], lengths: np.ndarray) -> np.ndarray:
     chunks = _numbers(tables[b"stco"], ">u4") if b"stco" in tables else _numbers(tables[b"co64"], ">u8")
     runs = _numbers(tables[b"stsc"], ">u4", 3)
     per_chunk = np.repeat(runs[:, 1], np.diff(np.append(runs[:, 0] - 1, len(chunks))))
-    chunk = np.repeat(np.arange(len(chunks)), per_chunk)[: len(lengths)]
+    chunk = np.searchsorted(per_chunk.cumsum(), np.arange(len(lengths)), side="right")
     before = np.cumsum(lengths) - lengths
     first = np.cumsum(per_chunk) - per_chunk  # the first frame of each chunk
     return chunks[chunk] + before - before[first[chunk].clip(max=len(lengths) - 1)]

@@ -268,6 +268,14 @@ def shown_times(path: str) -> np.ndarray | None:
     return None if table is None or table.ends.max() > parts.size else table.times[table.shown]
 
 
+@contextmanager
+def open_through(path: str) -> Iterator[BinaryIO]:
+    """A remote file to be read once from beginning to end, whatever its size; raises as `open_remote` does."""
+    parts = Parts(path, stat(path))
+    with parts.reading([(begin, min(begin + AHEAD, parts.size)) for begin in range(0, parts.size, AHEAD)]):
+        yield io.BufferedReader(RemoteFile(parts), BLOCK)
+
+
 def open_image(path: str, whole: bool) -> BinaryIO:
     """A remote image: all of it at once, or as much of its beginning as is read. Raises as `open_remote` does."""
     return io.BytesIO(read(path)) if whole else io.BufferedReader(RemoteFile(Parts(path, stat(path))), BLOCK)
