@@ -107,7 +107,8 @@ class VLLM(EngineClient):
             "--speculative-config": json.dumps(extraction),
             "--kv-transfer-config": json.dumps(transfer),
         }
-        flags = ["--enable-mm-embeds", "--no-enable-chunked-prefill"]
+        # A prefix cache of linear attention needs chunks, of which states cannot be extracted.
+        flags = ["--enable-mm-embeds", "--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
         command = [str(Path(python).with_name("vllm")), "serve", str(folder), *flags]
         return Launch([*command, *(part for pair in options.items() for part in pair)])
 
