@@ -320,7 +320,10 @@ def test_a_query_typed_in_a_text_is_no_query(chats, stubs, video):
 def test_the_engines_command_lines(export, capsys):
     assert main(["serve", str(export), "--engine", "vllm", "--engine-port", "7", "--print-command"]) == 0
     line = capsys.readouterr().out
-    assert f" serve {export} --enable-mm-embeds --no-enable-prefix-caching --no-enable-chunked-prefill " in line and "--port 7" in line
+    assert (
+        f" serve {export} --enable-mm-embeds --no-enable-prefix-caching --no-enable-chunked-prefill " in line
+        and "--port 7" in line
+    )
     assert '"eagle_aux_hidden_state_layer_ids": [3, 4]' in line and "ExampleHiddenStatesConnector" in line
     arguments = ["--engine-args=--tp 2", "--print-command"]
     assert main(["serve", str(export), "--engine", "sglang", *arguments]) == 0
