@@ -25,14 +25,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the arithmetic takes for granted. Bytes are of one parameter, speeds GB a second, one way, of one GPU."""
+    """What the arithmetic takes for granted. Bytes are of one parameter, speeds GB a second, one way."""
 
     lora_rank: int = 128  # as in the recipes
     frames: int = 64  # of the measured rows, 448 x 448 pixels
     side: int = 448
     gpus_a_node: int = 8
-    node_link: float = 450.0  # NVLink of an H100 or H200: 900 both ways
-    network_link: float = 50.0  # 400 Gbit/s for each GPU
+    node_link: float = 450.0  # of a GPU: NVLink of an H100 or H200, 900 both ways
+    network_link: float = 50.0  # of a GPU's own network card: 400 Gbit/s
     link_share: float = 0.7  # of these that collectives reach
     rows_a_step: int = (
         32  # the recipes' batch, made up by accumulation where there are fewer GPUs; more GPUs: a row each
@@ -43,6 +43,7 @@ class Assumptions:
     full_over_lora: float = 8 / 6  # passes over the weights: forward, again for checkpoints, states, and now weights
     live: int = 10**9  # parameters that ZeRO-3 may hold gathered (stage3_max_live_parameters)
     bucket: int = 5 * 10**8  # parameters in ZeRO-2's bucket, of which it holds one
+    stepped: int = 10**9  # parameters that ZeRO-3 steps at a time (sub_group_size)
     row_mb: float = 6.0  # MB of video read for a row: 24 s at 2 Mbit/s
     rows: int = 480_000  # of an epoch
     gpu_gib: float = 139.8  # of the card that was measured
@@ -122,6 +123,13 @@ def fsdp_bytes(own: Sizes, gpus: int) -> float:
     return ((own.total - own.full) * ASSUMED.half + own.full * shared) / gpus + gathered
 
 
+def stepping_bytes(mode: str, own: Sizes, gpus: int) -> float:
+    """What the optimizer's step holds besides, when there are no states: DeepSpeed's gradients in fp32."""
+    share = own.full / gpus
+    copied = {"full, ZeRO-2": share, "full, ZeRO-3": min(share, ASSUMED.stepped)}
+    return copied.get(mode, 0) * ASSUMED.single
+
+
 MEMORY = {"LoRA, DDP": lora_bytes, "full, ZeRO-2": zero2_bytes, "full, ZeRO-3": zero3_bytes, "full, FSDP": fsdp_bytes}
 
 
@@ -158,8 +166,9 @@ def sent_bytes(mode: str, own: Sizes, gpus: int) -> float:
 
 
 def link(gpus: int) -> float:
-    """Bytes a second."""
-    speed = ASSUMED.node_link if gpus <= ASSUMED.gpus_a_node else ASSUMED.network_link
+    """Bytes a second that each GPU sends in a ring. Between nodes there is a ring for each card, and a part of the data in each."""
+    network = ASSUMED.network_link * ASSUMED.gpus_a_node
+    speed = ASSUMED.node_link if gpus <= ASSUMED.gpus_a_node else min(ASSUMED.node_link, network)
     return speed * 1e9 * ASSUMED.link_share
 
 
@@ -240,8 +249,12 @@ def memory_table() -> str:
     rows = []
     for name in SHAPES:
         for mode, bytes_of in MEMORY.items():
-            held = [bytes_of(sizes(name), gpus) / GIB for gpus in GPUS]
-            rows.append([name, mode, *(cell(one + rest_gib(name)) for one in held)])
+            peaks = []
+            for gpus in GPUS:
+                more = max(rest_gib(name), stepping_bytes(mode, sizes(name), gpus) / GIB)
+                peaks.append(cell(bytes_of(sizes(name), gpus) / GIB + more))
+
+            rows.append([name, mode, *peaks])
 
     return table(["shape", "training", *map(gpus_head, GPUS)], rows)
 

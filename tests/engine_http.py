@@ -1,7 +1,8 @@
 """The engines' HTTP interfaces, as they are documented, before an export's stock class; what can go wrong goes wrong on demand.
 
-vLLM: docs/features/multimodal_inputs.md (embedding inputs), docs/features/speculative_decoding/extract_hidden_states.md and the
-connector named there. SGLang: `GenerateReqInput` of managers/io_struct.py, and `meta_info` of a native answer.
+vLLM (0.32 and 0.33): docs/features/multimodal_inputs.md (embedding inputs), docs/features/speculative_decoding/
+extract_hidden_states.md and the connector named there; sampling_params.py says what is refused. SGLang (0.5.23): `GenerateReqInput`
+of managers/io_struct.py, `collect_mm_items_from_processor_output` of multimodal/processors, and `meta_info` of a native answer.
 """
 
 import base64
@@ -51,7 +52,7 @@ class ChatCompletion(Strict):
     top_p: float
     repetition_penalty: float
     stop: list[str]
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]]
+    bad_words: list[str]  # `logit_bias` is refused where states are extracted
 
 
 class SamplingParams(Strict):
@@ -105,7 +106,8 @@ class Stub:
         inputs = self.stock.inputs(token_ids, pictures)
         tokens = self.stock.generate(inputs, suppressed, most)
         text = self.stock.tokenizer.decode(tokens, skip_special_tokens=True)
-        return inputs, text, len(tokens), "length" if len(tokens) == most else "stop"
+        reason = "abort" if self.fault == "broken off" else "length" if len(tokens) == most else "stop"
+        return inputs, text, len(tokens), reason
 
     def vllm(self, body):
         asked = ChatCompletion.model_validate(body)
@@ -123,7 +125,9 @@ class Stub:
             # A placeholder becomes as many tokens as its picture has.
             token_ids += [token] * (len(next(left)[0]) if token == picture_token else 1)
 
-        suppressed = [int(token) for token, bias in asked.logit_bias.items() if bias == -100]
+        words = [self.stock.tokenizer.encode(word, add_special_tokens=False) for word in asked.bad_words]
+        assert all(len(word) == 1 for word in words)
+        suppressed = [token for word in words for token in word]
         inputs, text, count, reason = self.finish(token_ids, pictures, suppressed, asked.max_tokens)
         layers, raw = self.stock.states(inputs)
         states = torch.stack([raw if layer == len(layers) - 1 else layers[layer] for layer in self.layers], dim=1)
@@ -177,11 +181,13 @@ class Stub:
         pictures = []
         if asked.image_data is not None:
             (item,) = unpacked(asked.image_data)
-            assert item["format"] == "precomputed_embedding"
+            # As the other of its formats, `feature` would go through the vision tower.
+            assert item.keys() == {"format", "precomputed_embeddings", "image_grid_thw"}
+            assert item["format"] == "processor_output"
             grids = item["image_grid_thw"].tolist()
             merge = self.stock.model.config.vision_config.spatial_merge_size
             sizes = [rows * columns // merge**2 for _, rows, columns in grids]
-            pictures = list(zip(item["feature"].split(sizes), grids, strict=True))
+            pictures = list(zip(item["precomputed_embeddings"].split(sizes), grids, strict=True))
 
         params = asked.sampling_params
         suppressed = [int(token) for token, bias in params.logit_bias.items() if bias == -100]

@@ -372,7 +372,8 @@ def test_a_client_that_goes_away_does_no_harm(qwen, clips, monkeypatch, rows):
 
 def test_a_request_waits_for_others_if_that_is_wanted(tiny_base, clips, rows, monkeypatch):
     engine = make_chat(tiny_base, "qwen3_vl", max_batch=3, max_wait_ms=60_000).engine
-    seen = rows(engine)
+    seen, looks, time_left = rows(engine), [], engine.batches._time_left
+    monkeypatch.setattr(engine.batches, "_time_left", lambda: looks.append(1) or time_left())
 
     async def one_after_the_other():
         tasks = []
@@ -380,11 +381,15 @@ def test_a_request_waits_for_others_if_that_is_wanted(tiny_base, clips, rows, mo
             tasks.append(asyncio.ensure_future(ask(engine, question(videos=clips[:1]))))
             if count < 3:
                 await waiting(engine, count)
+                await asyncio.sleep(0.02)
 
         return await asyncio.gather(*tasks)
 
     first, *others = run(engine, one_after_the_other())  # they did not wait for a minute: three are enough
     assert seen == [3] and all(same(first, other) for other in others)
+    assert (
+        len(looks) <= 5
+    )  # it is told when to look: at first and at the second and third; the others' turns find nothing
     monkeypatch.setattr(engine.batches, "_max_wait", 0.01)
     assert same(run(engine, ask(engine, question(videos=clips[:1]))), first)
     assert seen == [3, 1]

@@ -9,8 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -18,10 +20,13 @@ import pytest
 import torch
 from conftest import write_image, write_video
 from engine_http import Stub, served
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from stock_engine import StockEngine
 
+from spacevllm_plugin.cli.errors import CommandError
 from spacevllm_plugin.cli.main import main
+from spacevllm_plugin.cli.serve import _bound, _serve
 from spacevllm_plugin.data.prompt_rules import PromptError
 from spacevllm_plugin.integration.engine_api import EngineChat, create_app
 from spacevllm_plugin.integration.engine_loader import load_engine
@@ -90,8 +95,6 @@ def client(chat):
 @pytest.fixture(scope="module")
 def reference(whole):
     """LLaMA-Factory's own API over the whole model."""
-    from types import SimpleNamespace
-
     from llamafactory.api.app import create_app as create
     from llamafactory.chat.hf_engine import HuggingfaceEngine
     from llamafactory.extras.constants import EngineName
@@ -179,7 +182,14 @@ def test_what_is_asked_of_the_engine(client, chat, stubs, engine, video):
     assert (told["temperature"], told["top_p"], told["stop"]) == (0.5, 0.9, ["x"])
     assert told.get("max_tokens", told.get("max_new_tokens")) == 3
     assert (default["temperature"], default["top_p"], default["repetition_penalty"]) == (0, 1, 1)
-    assert set(default["logit_bias"]) == {str(token) for token in chat.sidecar.export.suppressed}
+    suppressed = chat.sidecar.export.suppressed
+    if engine == "sglang":
+        assert set(default["logit_bias"]) == {str(token) for token in suppressed}
+    else:  # which takes no bias where it extracts states: what has a name, and scores of its own
+        encode = chat.client.tokenizer.encode
+        queries = chat.sidecar.export.queries.all
+        known = [token for token in suppressed if token < len(chat.client.tokenizer)]
+        assert [encode(word) for word in default["bad_words"]] == [[token] for token in known if token not in queries]
 
 
 @EACH
@@ -201,6 +211,7 @@ def test_without_media_there_are_no_states_and_no_tubes(client, chat, stubs, eng
         ("other JSON", "its answer is no chat completion|of its answer: Field required"),
         ("no states", "no `hidden_states_path` in its answer|no hidden states in its answer"),
         ("few states", r"states of \d+ tokens for a prompt of \d+; was it started with"),
+        ("broken off", r"it has broken off the answer \(abort\)"),
     ],
 )
 def test_an_engine_that_fails_is_one_line_and_502(client, chat, stubs, engine, video, fault, says):
@@ -253,6 +264,20 @@ def test_an_engine_that_is_silent_or_gone_is_one_line_and_502(client, chat, stub
     assert answer.status_code == 502 and "http://127.0.0.1:9: not reached (" in answer.json()["detail"]
 
 
+def test_requests_at_once_get_their_own_tubes(chats, tmp_path):
+    videos = [write_video(tmp_path / f"{i}.mp4", 3, first=20 * i) for i in range(6)]
+
+    async def ask(video):
+        (answer,) = await chats["vllm"].achat([{"role": "user", "content": "<video>Where?"}], videos=[video])
+        return answer.response_text
+
+    async def both():
+        return [await ask(video) for video in videos], await asyncio.gather(*map(ask, videos))
+
+    alone, together = asyncio.run(both())
+    assert together == alone and len(set(alone)) == len(videos)
+
+
 @EACH
 def test_what_is_the_clients_fault_stays_400(client, stubs, engine, video, tmp_path):
     stubs[engine].requests.clear()
@@ -295,7 +320,10 @@ def test_a_query_typed_in_a_text_is_no_query(chats, stubs, video):
 def test_the_engines_command_lines(export, capsys):
     assert main(["serve", str(export), "--engine", "vllm", "--engine-port", "7", "--print-command"]) == 0
     line = capsys.readouterr().out
-    assert f" serve {export} --enable-mm-embeds --no-enable-chunked-prefill " in line and "--port 7" in line
+    assert (
+        f" serve {export} --enable-mm-embeds --no-enable-prefix-caching --no-enable-chunked-prefill " in line
+        and "--port 7" in line
+    )
     assert '"eagle_aux_hidden_state_layer_ids": [3, 4]' in line and "ExampleHiddenStatesConnector" in line
     arguments = ["--engine-args=--tp 2", "--print-command"]
     assert main(["serve", str(export), "--engine", "sglang", *arguments]) == 0
@@ -307,7 +335,7 @@ def test_the_engines_command_lines(export, capsys):
 
 @EACH
 def test_an_engine_that_is_not_installed_is_named(export, engine, capsys):
-    assert main(["serve", str(export), "--engine", engine]) == 1
+    assert main(["serve", str(export), "--engine", engine, "--port", "0"]) == 1
     said = capsys.readouterr().err
     assert f"is not installed for {sys.executable}: `pip install {engine}`" in said and said.count("\n") == 1
 
@@ -322,7 +350,8 @@ def test_backbones_that_an_engine_is_not_known_to_serve_are_refused(export, engi
 
 
 def test_an_engine_that_was_said_to_run_is_looked_for_once(export, capsys):
-    assert main(["serve", str(export), "--engine", "vllm", "--engine-url", "http://127.0.0.1:9"]) == 1
+    looked_for = ["--engine-url", "http://127.0.0.1:9", "--port", "0"]
+    assert main(["serve", str(export), "--engine", "vllm", *looked_for]) == 1
     assert "vLLM does not answer at http://127.0.0.1:9/health" in capsys.readouterr().err
     assert (
         main(["serve", str(export), "--engine", "vllm", "--engine-url", "http://127.0.0.1:9", "--print-command"]) == 2
@@ -430,5 +459,25 @@ def test_serve_starts_its_engine_answers_and_ends_it(export, chats, tmp_path, vi
 @pytest.mark.skipif(os.name != "posix", reason="a script with a first line")
 def test_an_engine_that_ends_while_starting_is_said(export, tmp_path, capsys):
     python = fake_python(tmp_path, broken=True)
-    assert main(["serve", str(export), "--engine", "vllm", "--engine-python", python]) == 1
+    assert main(["serve", str(export), "--engine", "vllm", "--engine-python", python, "--port", "0"]) == 1
     assert "vLLM ended while starting (exit code 3), see above" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_when_its_engine_dies_the_server_ends_and_says_so():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with _bound("127.0.0.1", 0) as listener:
+        threading.Timer(0.5, process.kill).start()
+        with pytest.raises(CommandError, match=r"^vLLM has ended \(exit code -9\), see above$"):
+            _serve(FastAPI(), listener, SimpleNamespace(title="vLLM"), process, "warning")
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_started(export, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(export), "--engine", "vllm", "--port", str(port)]) == 1
+
+    said = capsys.readouterr()
+    assert (
+        said.err == f"spacevllm-cli serve: --host 127.0.0.1 --port {port}: Address already in use\n" and not said.out
+    )

@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -76,6 +77,9 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--engine-url is an engine that runs already: there is nothing to start it with")
 
     with ExitStack() as stack:
+        if not args.print_command:  # before minutes of loading
+            listener = stack.enter_context(_bound(args.host, args.port))
+
         if args.engine_url:
             client = engine(args.engine_url, export, args.export, args.timeout)
             process = None
@@ -96,10 +100,28 @@ def run(args: argparse.Namespace) -> None:
         # While the engine loads its part, the sidecar loads here.
         app = _app(args, export, client)
         _wait(client, process, args.start_timeout)
-        import uvicorn
+        print(f"the API is at http://{args.host}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)", flush=True)
+        _serve(app, listener, client, process, "info" if args.verbose else "warning")
 
-        print(f"the API is at http://{args.host}:{args.port}/v1 (Ctrl-C ends it)", flush=True)
-        uvicorn.run(app, host=args.host, port=args.port, log_level="info" if args.verbose else "warning")
+
+def _serve(app: Any, listener: socket.socket, client: Any, process: subprocess.Popen | None, log_level: str) -> None:
+    """Answer until interrupted, or until the engine's process ends."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=GRACE))
+
+    def watch() -> None:
+        process.wait()
+        server.should_exit = True
+
+    if process is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+    if process is not None and process.poll() is not None:
+        raise CommandError(f"{client.title} has ended (exit code {process.returncode}), see above")
 
 
 def _app(args: argparse.Namespace, export: Any, client: Any) -> Any:
@@ -125,6 +147,19 @@ def _check_installed(python: str, engine: Any) -> None:
             f"{engine.title} is not installed for {python}: `pip install {engine.package}`, best in an environment of its "
             "own, which --engine-python names"
         )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket with the API's address, on which nobody listens yet."""
+    server = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
+    try:
+        server.bind((host, port))
+    except (OSError, OverflowError) as err:
+        server.close()
+        raise CommandError(f"--host {host} --port {port}: {getattr(err, 'strerror', None) or err}") from None
+
+    return server
 
 
 def _free_port() -> int:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,6 @@ from ..inference.batches import batched
 
 
 logger = logging.get_logger(__name__)
-
-LOOK_EVERY = 0.001  # seconds, while a request waits for others
 
 
 @dataclass(eq=False)
@@ -86,6 +85,7 @@ class Batches:
         self._max_batch, self._max_wait = max_batch, max_wait
         self._waiting: list[Request] = []
         self._turns: set[asyncio.Task] = set()  # asyncio itself keeps no task alive
+        self._looking: set[asyncio.Event] = set()  # of turns that wait for more requests, one each
 
     async def ask(self, request: Request) -> Any:
         """The answer to a request. One whose caller goes away before its turn is dropped; others do not notice.
@@ -94,6 +94,7 @@ class Batches:
             Exception: Whatever the request alone raises.
         """
         self._waiting.append(request)
+        self._tell()
         turn = asyncio.create_task(self._turn())
         self._turns.add(turn)
         turn.add_done_callback(self._turns.discard)
@@ -109,9 +110,7 @@ class Batches:
 
     async def _turn(self) -> None:
         async with self._engine.semaphore:
-            while (left := self._time_left()) > 0:
-                await asyncio.sleep(min(left, LOOK_EVERY))
-
+            await self._fill()
             requests = self._take()
             outcomes = await asyncio.to_thread(self._answer, requests) if requests else []
 
@@ -120,6 +119,24 @@ class Batches:
                 request.answer.set_exception(outcome)
             else:
                 request.answer.set_result(outcome)
+
+    async def _fill(self) -> None:
+        """Wait for others until the batch is full, or the longest waiting request may wait no longer."""
+        changed = asyncio.Event()
+        self._looking.add(changed)
+        try:
+            while (left := self._time_left()) > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left)
+
+                changed.clear()
+        finally:
+            self._looking.discard(changed)
+
+    def _tell(self) -> None:
+        """Let turns look again at who waits."""
+        for changed in self._looking:
+            changed.set()
 
     def _time_left(self) -> float:
         """Seconds that the longest waiting request may still wait for others."""
@@ -139,6 +156,7 @@ class Batches:
                 taken.append(request)
 
         self._waiting = left
+        self._tell()  # with several turns at once, another may wait for what is gone
         return taken
 
     def _answer(self, requests: list[Request]) -> list[Any]:

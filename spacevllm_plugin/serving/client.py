@@ -15,10 +15,6 @@ from .prompt import EnginePrompt
 from .sidecar import States
 
 
-# What makes a query, or a token that stands for pictures, no answer: the most that OpenAI's protocol can take away.
-NEVER = -100
-
-
 class EngineError(Exception):
     """An engine gave no answer that can be used; the message is one line that names it."""
 
@@ -155,6 +151,12 @@ class EngineClient(ABC):
 
     def _error(self, what: str) -> EngineError:
         return EngineError(f"{self.title} at {self.url}: {what}")
+
+    def _ending(self, reason: str | None) -> Literal["stop", "length"]:
+        if reason in ("abort", "error"):
+            raise self._error(f"it has broken off the answer ({reason})")
+
+        return "length" if reason == "length" else "stop"
 
     def _check_count(self, found: int, prompt: EnginePrompt, why: str) -> None:
         if found != len(prompt.token_ids):

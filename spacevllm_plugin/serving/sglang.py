@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import save
 
-from .client import NEVER, EngineAnswer, EngineClient, Launch, Sampling
+from .client import EngineAnswer, EngineClient, Launch, Sampling
 from .description import EngineExport
 from .prompt import EnginePrompt, Picture
 from .sidecar import States
@@ -18,6 +18,8 @@ from .sidecar import States
 # On the engine's path: what reads our pictures there, see its `processors`.
 PLUGIN = Path(__file__).with_name("sglang_package")
 PROCESSORS = "spacevllm_sglang"
+# What makes a query, or a token that stands for pictures, no answer.
+NEVER = -100
 
 
 class _FinishReason(BaseModel):
@@ -44,7 +46,7 @@ class SGLang(EngineClient):
     def find_problem(export: EngineExport) -> str | None:
         """See `EngineClient`."""
         if export.merge_size is None:
-            return f"SGLang takes embeddings for pictures of the Qwen-VL family alone, and this is {export.backbone}"
+            return f"SGLang serves exports of the Qwen-VL family alone, and this is {export.backbone}"
 
         return None
 
@@ -81,10 +83,9 @@ class SGLang(EngineClient):
             place = ".".join(map(str, err.errors()[0]["loc"]))
             raise self._error(f"`{place}` of its answer: {err.errors()[0]['msg']}") from None
 
+        reason = reply.meta_info.finish_reason
+        finish = self._ending(reason.type if reason else None)
         states = await asyncio.to_thread(self._states, prompt, reply.meta_info) if with_media else None
-        finish = (
-            "length" if reply.meta_info.finish_reason and reply.meta_info.finish_reason.type == "length" else "stop"
-        )
         return EngineAnswer(reply.text, finish, reply.meta_info.completion_tokens, states)
 
     def _states(self, prompt: EnginePrompt, info: _MetaInfo) -> States:
@@ -104,9 +105,12 @@ class SGLang(EngineClient):
 
 
 def _embeds(pictures: list[Picture]) -> dict[str, Any]:
-    """All pictures of a prompt as one item: SGLang takes no more of them where they are embeddings."""
+    """All pictures of a prompt as one item: SGLang takes no more of them where they are embeddings.
+
+    Its format `precomputed_embedding` is not for them: what it calls `feature` goes through the vision tower of most classes.
+    """
     tensors = {
-        "feature": torch.cat([picture.embeds for picture in pictures]),
+        "precomputed_embeddings": torch.cat([picture.embeds for picture in pictures]),
         "image_grid_thw": torch.tensor([picture.grid for picture in pictures]),
     }
-    return {"format": "precomputed_embedding", "tensors": base64.b64encode(save(tensors)).decode()}
+    return {"format": "processor_output", "tensors": base64.b64encode(save(tensors)).decode()}

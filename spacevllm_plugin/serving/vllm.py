@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ..data.prompt_rules import PromptError
-from .client import NEVER, EngineAnswer, EngineClient, Launch, Sampling
+from .client import EngineAnswer, EngineClient, Launch, Sampling
 from .description import CHAT_TEMPLATE, EngineExport
 from .prompt import EnginePrompt, Picture
 from .sidecar import States
@@ -24,6 +24,7 @@ from .sidecar import States
 
 LOCK = ".lock"
 POLL = 0.02  # seconds between two looks at a file that is still being written
+PICTURES = 4096  # of a request, earlier turns' among them: more than any prompt has room for
 
 
 class _Message(BaseModel):
@@ -60,6 +61,11 @@ class VLLM(EngineClient):
         super().__init__(*args)
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.mark = self.tokenizer.convert_ids_to_tokens(self.export.picture_token)
+        # Extraction counts as speculative decoding, with which vLLM takes words but no `logit_bias`. Each costs time at each
+        # token, so that only those are named which the model has scores for: those of queries are nought.
+        nought = set(self.export.queries.all)
+        named = self.tokenizer.convert_ids_to_tokens([i for i in self.export.suppressed if i not in nought])
+        self.never = [token for token in named if token]
 
     @staticmethod
     def find_problem(export: EngineExport) -> str | None:
@@ -80,7 +86,6 @@ class VLLM(EngineClient):
     @staticmethod
     def launch(folder: Path, export: EngineExport, port: int, states: Path, python: str) -> Launch:
         """See `EngineClient`."""
-        pictures = max(len(export.queries.frames), len(export.queries.crowded))
         extraction = {
             "method": "extract_hidden_states",
             "num_speculative_tokens": 1,
@@ -97,11 +102,13 @@ class VLLM(EngineClient):
             "--port": str(port),
             "--chat-template": str(folder / CHAT_TEMPLATE),
             "--chat-template-content-format": "openai",
-            "--limit-mm-per-prompt": json.dumps({"image": pictures}),
+            # Videos are pictures here. No images at all would leave out the tower, but their deepstack features with it.
+            "--limit-mm-per-prompt": json.dumps({"image": PICTURES, "video": 0}),
             "--speculative-config": json.dumps(extraction),
             "--kv-transfer-config": json.dumps(transfer),
         }
-        flags = ["--enable-mm-embeds", "--no-enable-chunked-prefill"]
+        # A prefix cache of linear attention needs chunks, of which states cannot be extracted.
+        flags = ["--enable-mm-embeds", "--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
         command = [str(Path(python).with_name("vllm")), "serve", str(folder), *flags]
         return Launch([*command, *(part for pair in options.items() for part in pair)])
 
@@ -116,7 +123,7 @@ class VLLM(EngineClient):
             "top_p": sampling.top_p,
             "repetition_penalty": sampling.repetition_penalty,
             "stop": sampling.stop,
-            "logit_bias": {str(token): NEVER for token in self.export.suppressed},
+            "bad_words": self.never,
         }
         reply = await self._post("/v1/chat/completions", body)
         try:
@@ -125,8 +132,9 @@ class VLLM(EngineClient):
         except (ValidationError, ValueError):
             raise self._error("its answer is no chat completion with one choice") from None
 
+        # First, for their file has to go whatever the answer is worth.
         states = await asyncio.to_thread(self._states, prompt, reply.kv_transfer_params or {})
-        finish = "length" if choice.finish_reason == "length" else "stop"
+        finish = self._ending(choice.finish_reason)
         return EngineAnswer(choice.message.content or "", finish, reply.usage.completion_tokens, states)
 
     def _parts(self, prompt: EnginePrompt) -> list[dict[str, Any]]:
