@@ -115,9 +115,9 @@ setup(
         "liger": ["liger-kernel>=0.5.5,<0.9"],
         "qlora": ["bitsandbytes>=0.43.0,<0.51"],
         "lmms-eval": ["lmms-eval>=0.7.3,<0.8"],
-        # Plain Ray: its `default` adds a dashboard, whose agent keeps nodes from starting on a busy machine. 2.64 drops the
-        # arguments that limit restarts.
-        "ray": ["ray>=2.40,<2.64"],
+        # Plain Ray: its `default` adds a dashboard, whose agent keeps nodes from starting on a busy machine. The lower bound
+        # is `distributed.cluster.OLDEST`; 2.64 drops the arguments that limit restarts.
+        "ray": ["ray>=2.55.1,<2.64"],
         # Addresses s3:// and gs://; https:// and hf:// need nothing more. Their releases go with fsspec's, which datasets pins.
         "s3": ["s3fs>=2024.2"],
         "gcs": ["gcsfs>=2024.2"],

@@ -9,6 +9,8 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from conftest import write_video
@@ -26,6 +28,7 @@ from spacevllm_plugin.data.schema import PredictionRow, dump_row, read_rows
 from spacevllm_plugin.data.shards import Shards
 from spacevllm_plugin.data.storage import StorageError
 from spacevllm_plugin.distributed import ground
+from spacevllm_plugin.distributed.cluster import OLDEST
 from spacevllm_plugin.distributed.ground import predict_shared, shards_folder
 from spacevllm_plugin.distributed.media import examine_shared, probe_shared
 from spacevllm_plugin.distributed.pieces import Piece, windows
@@ -583,6 +586,16 @@ def test_without_ray_it_is_one_line(file, tmp_path, monkeypatch, capsys):
     assert error == (
         "spacevllm-cli check: --ray needs Ray, which is not installed: pip install spacevllm_plugin[ray]\n"
     )
+
+
+def test_a_ray_that_loses_workers_is_one_line(file, tmp_path, monkeypatch, capsys):
+    for name in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+
+    sys.modules["ray"].__version__ = "2.55.0"
+    assert main(["check", file, "--memory", str(tmp_path / "m"), "--ray"]) == 1
+    assert f"Ray 2.55.0: {OLDEST} or newer is needed" in capsys.readouterr().err
+    assert f'"ray>={OLDEST},' in (Path(__file__).parents[1] / "setup.py").read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from packaging.version import Version
+
 from .pieces import Piece
 from .rounds import Answer, Stopped
 from .worker import Setting, Work, Worker, one_line
@@ -15,6 +17,8 @@ from .worker import Setting, Work, Worker, one_line
 
 LOCAL = "local"
 MISSING = "--ray needs Ray, which is not installed: pip install spacevllm_plugin[ray]"
+# Earlier ones lose track of a worker that is started again: they hang, or count pieces as dead that nothing is wrong with.
+OLDEST = "2.55.1"
 # Of a local cluster: windows of the input and their answers; Ray alone would take a third of the memory.
 STORE_BYTES = 512 << 20
 # Pieces of one round that may die before it counts as broken: poisonous ones are rare, a model too large kills each time.
@@ -54,6 +58,9 @@ class Cluster:
             import ray.data
         except ImportError as err:
             raise ClusterError(MISSING if (err.name or "").partition(".")[0] == "ray" else f"Ray: {err}") from None
+
+        if Version(ray.__version__) < Version(OLDEST):
+            raise ClusterError(f"Ray {ray.__version__}: {OLDEST} or newer is needed, or a worker that dies is lost for good")
 
         own: dict[str, Any] = {}
         if self.address == LOCAL:
