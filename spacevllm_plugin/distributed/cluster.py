@@ -60,7 +60,9 @@ class Cluster:
             raise ClusterError(MISSING if (err.name or "").partition(".")[0] == "ray" else f"Ray: {err}") from None
 
         if Version(ray.__version__) < Version(OLDEST):
-            raise ClusterError(f"Ray {ray.__version__}: {OLDEST} or newer is needed, or a worker that dies is lost for good")
+            raise ClusterError(
+                f"Ray {ray.__version__}: {OLDEST} or newer is needed, or a worker that dies is lost for good"
+            )
 
         own: dict[str, Any] = {}
         if self.address == LOCAL:
