@@ -21,12 +21,17 @@ ROOT = Path(__file__).parents[1]
 PROBE = "import llamafactory.data.template as t; print('spacevllm_qwen3_vl' in t.TEMPLATES)"
 
 
+def without_path() -> dict[str, str]:
+    """The environment without what would be found beside that which is installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def python(interpreter: Path | str, code: str, **env) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     result = subprocess.run(
-        [str(interpreter), "-c", code], capture_output=True, text=True, env={**environment, **env}, cwd="/"
+        [str(interpreter), "-c", code], capture_output=True, text=True, env={**without_path(), **env}, cwd="/"
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    print(result.stderr[-3000:])  # pytest shows it where the test fails
+    assert result.returncode == 0
     return result.stdout.strip().splitlines()[-1]
 
 
@@ -68,7 +73,7 @@ def test_works_after_installation(bare_environment, source, tmp_path, kind):
     else:
         target = ["-e", str(source)] if kind == "editable" else [str(source)]
 
-    result = subprocess.run([*pip, *target], capture_output=True, text=True)
+    result = subprocess.run([*pip, *target], capture_output=True, text=True, env=without_path())
     assert result.returncode == 0, result.stderr[-3000:]
     assert python(bare_environment, PROBE) == "True"
     assert python(bare_environment, PROBE, SPACEVLLM_DISABLE="1") == "False"

@@ -101,7 +101,7 @@ def choose_model(page, name, template):
     for last in (False, False, True):
         pick(page, "Model name", name)
         try:
-            page.wait_for_function(shown, arg=template, timeout=30_000)
+            page.wait_for_function(shown, arg=template, timeout=60_000)
             return
         except TimeoutError:  # on a busy machine, what the page does about the choice before may come after this one
             if last:
