@@ -3,13 +3,12 @@
 import json
 import signal
 import subprocess
-from functools import partial
 from importlib.util import find_spec
 
 import pytest
 from conftest import write_video
 from ray_parts import STARTS, Session, cluster, kill_a_worker, lines_in, start, wait_until
-from tiny_detector import write_tiny_detector
+from tiny_detector import annotate_options
 from unistg_parts import frame, read_lines, refined, server, vtg, write_lines
 
 from spacevllm_plugin.backbones.tiny import make_tiny
@@ -17,7 +16,6 @@ from spacevllm_plugin.cli.main import main
 from spacevllm_plugin.data.schema import read_rows
 from spacevllm_plugin.data.synthetic import SynthConfig, write_set
 from spacevllm_plugin.distributed.rounds import DIED
-from spacevllm_plugin.unistg.rows import Analyzed
 from spacevllm_plugin.unistg.stage import GAVE_UP
 
 
@@ -146,14 +144,7 @@ STAGE_FILES = ["", ".rejects.jsonl", ".counts.json"]
 
 def annotate(folder, model):
     """Six rows, in two pieces; a video is not there."""
-    write_video(folder / "v.mp4", 30)
-    row = partial(vtg, span=(2, 20), fps=4.0, num_frames=30, size=(48, 48))
-    rows = [row(str(i), video="v.mp4" if i % 3 else "gone.mp4") for i in range(6)]
-    objects = [Analyzed(id=row["id"], source=row, objects=["man", "red circle"]) for row in rows]
-    data = write_lines(folder / "in.jsonl", objects)
-    detector = write_tiny_detector(folder / "tiny")
-    command = ["--data", data, "--media-dir", folder, "--detector", detector, "--stride", 6, "--device", "cpu"]
-    return ["annotate", *command], STAGE_FILES
+    return ["annotate", *annotate_options(folder)], STAGE_FILES
 
 
 @pytest.mark.parametrize(

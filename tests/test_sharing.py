@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 from conftest import write_video
 from crew import Crew, times
-from tiny_detector import write_tiny_detector
+from tiny_detector import annotate_options
 from unistg_parts import annotated, frame, read_lines, refined, rejected, server, vtg, write_lines
 
 from spacevllm_plugin.check import CheckOptions, check_file
@@ -40,7 +40,6 @@ from spacevllm_plugin.unistg.analyzer import Analyzer
 from spacevllm_plugin.unistg.endpoint import Endpoint, EndpointError
 from spacevllm_plugin.unistg.filter import Filter
 from spacevllm_plugin.unistg.refiner import Refiner
-from spacevllm_plugin.unistg.rows import Analyzed
 from spacevllm_plugin.unistg.stage import GAVE_UP, StageError, run_stage
 
 
@@ -548,15 +547,9 @@ def by_crew(monkeypatch):
 
 
 def test_annotate_loads_its_detector_in_the_worker(by_crew, tmp_path):
-    checkpoint = write_tiny_detector(tmp_path / "tiny")
-    write_video(tmp_path / "v.mp4", 30)
-    row = partial(vtg, span=(2, 20), fps=4.0, num_frames=30, size=(48, 48))
-    rows = [row(str(i), "the man", video="v.mp4" if i % 3 else "gone.mp4") for i in range(6)]
-    objects = [Analyzed(id=row["id"], source=row, objects=["man", "red circle"]) for row in rows]
-    data = write_lines(tmp_path / "in.jsonl", objects)
-    command = ["unistg", "annotate", "--data", str(data), "--media-dir", str(tmp_path), "--detector", str(checkpoint)]
+    command = ["unistg", "annotate", *map(str, annotate_options(tmp_path))]
     for name, more in (("a", []), ("b", ["--ray"])):
-        assert main([*command, "--stride", "6", "--device", "cpu", "--out", str(tmp_path / name), *more]) == 0
+        assert main([*command, "--out", str(tmp_path / name), *more]) == 0
 
     assert by_crew[0].answered == 2
     for suffix in ("", ".rejects.jsonl", ".counts.json"):

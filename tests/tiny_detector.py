@@ -1,6 +1,9 @@
 """A tiny Grounding-DINO of random weights in a folder, with its processor, as a checkpoint of the hub has it."""
 
+from functools import partial
+
 import torch
+from conftest import write_video
 from transformers import (
     BertTokenizer,
     GroundingDinoConfig,
@@ -8,6 +11,9 @@ from transformers import (
     GroundingDinoImageProcessor,
     GroundingDinoProcessor,
 )
+from unistg_parts import vtg, write_lines
+
+from spacevllm_plugin.unistg.rows import Analyzed
 
 
 WORDS = "a the man woman in red green blue yellow purple cyan circle square triangle door cup ball object and".split()
@@ -60,3 +66,13 @@ def write_tiny_detector(folder, seed=0):
     image_processor = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 128})
     GroundingDinoProcessor(image_processor, tokenizer).save_pretrained(folder)
     return folder
+
+
+def annotate_options(folder):
+    """Of `unistg annotate`, all but where to write: six rows, of which two have a video that is not there."""
+    write_video(folder / "v.mp4", 30)
+    row = partial(vtg, span=(2, 20), fps=4.0, num_frames=30, size=(48, 48))
+    rows = [row(str(i), video="v.mp4" if i % 3 else "gone.mp4") for i in range(6)]
+    objects = [Analyzed(id=row["id"], source=row, objects=["man", "red circle"]) for row in rows]
+    data, detector = write_lines(folder / "in.jsonl", objects), write_tiny_detector(folder / "tiny")
+    return ["--data", data, "--media-dir", folder, "--detector", detector, "--stride", 6, "--device", "cpu"]

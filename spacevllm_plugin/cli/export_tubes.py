@@ -70,22 +70,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace, exporter: Exporter, counts: Counter[str]) -> list[TubeRecord]:
-    with local_rows(args.data) as data, local_rows(args.pred) as predicted:
+    media_dir, tubes = args.media_dir or beside(args.data), []
+    with local_rows(args.pred) as predicted:
         predictions = {prediction.id: prediction for prediction in read_rows(predicted, PredictionRow)}
-        rows = list(read_rows(data))
 
-    media_dir = args.media_dir or beside(args.data)
-    tubes = []
-    for row in rows:
-        prediction = predictions.get(row.id)
-        if row.task not in BOX_TASKS:
-            counts["of tasks without boxes"] += 1
-        elif prediction is None:
-            counts["without a prediction"] += 1
-        elif row.task == "rec" and not exporter.images:
-            counts["on images"] += 1
-        else:
-            tubes.append(_record(row, prediction, media_dir, args.media_prefix))
+    with local_rows(args.data) as data:
+        for row in read_rows(data):
+            prediction = predictions.get(row.id)
+            if row.task not in BOX_TASKS:
+                counts["of tasks without boxes"] += 1
+            elif prediction is None:
+                counts["without a prediction"] += 1
+            elif row.task == "rec" and not exporter.images:
+                counts["on images"] += 1
+            else:
+                tubes.append(_record(row, prediction, media_dir, args.media_prefix))
 
     if not tubes:
         reasons = ", ".join(f"{count} {name}" for name, count in counts.items())

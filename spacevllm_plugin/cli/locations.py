@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..data.storage import download, holds_secret, is_remote, local_copy, parent, upload
+from ..data.storage import NO_SECRETS, download, holds_secret, is_remote, local_copy, parent, shown, upload
 
 
 def location(text: str) -> Path | str:
     """Type of an argument: a path, or an address as it is (a `Path` would take a slash away)."""
     if holds_secret(text):
-        raise argparse.ArgumentTypeError(
-            "an address with a password or a signature in it: leave these to the environment"
-        )
+        raise argparse.ArgumentTypeError(NO_SECRETS)
 
     return text if is_remote(text) else Path(text)
 
@@ -23,8 +21,7 @@ def location(text: str) -> Path | str:
 def local_path(text: str) -> Path:
     """What `type=Path` means to every command: a place of this machine, and not an address mistaken for one."""
     if is_remote(text):
-        shown = "an address" if holds_secret(text) else text
-        raise argparse.ArgumentTypeError(f"{shown}: this takes a path of this machine, see docs/storage.md")
+        raise argparse.ArgumentTypeError(f"{shown(text)}: this takes a path of this machine, see docs/storage.md")
 
     return Path(text)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..data.storage import inside, suffix
 from .errors import CommandError, UsageError
 from .locations import beside, file_name, local_rows, location
 from .outputs import check_outputs
@@ -44,7 +45,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Pack and say what to write into dataset_info.json."""
     from ..data.pack import pack
-    from ..data.storage import inside
 
     first = args.files[0]
     media_dir = args.media_dir or beside(first)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_parquet(place: Path | str) -> bool:
-    return file_name(place).partition("?")[0].endswith(PARQUET)
+    return suffix(str(place)) == PARQUET
 
 
 def _name(place: Path | str) -> str:

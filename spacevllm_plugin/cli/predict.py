@@ -30,12 +30,9 @@ def run(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise UsageError("--batch-size must be at least 1")
 
-    if isinstance(args.out, str):
-        check_outputs({"--data": args.data}, {"--out": args.out})
-
+    check_outputs({"--data": args.data}, files={"--out": args.out})  # not a stream: it is read to go on
     retries = retries_of(args)
     with local_rows(args.data) as data, local_output(args.out) as out:
-        check_outputs({"--data": data}, files={"--out": out})  # not a stream: it is read to go on
         rows = list(read_rows(data))  # a bad row is better known before the model is loaded
         where = args.media_dir or beside(args.data), out, args.batch_size, args.max_new_tokens
         with sharing(args) as cluster:

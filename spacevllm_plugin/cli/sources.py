@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..data.storage import holds_secret, is_remote
+from ..data.storage import is_remote, shown
 from ..data.video.source import one_line
 from .errors import CommandError
 
@@ -33,8 +33,8 @@ def check_sources(model: str, adapter: str | None, arguments: dict[str, Any]) ->
 
 def _check(option: str, name: str, file: str, arguments: dict[str, Any]) -> None:
     if is_remote(name):
-        shown = "an address" if holds_secret(name) else name
-        raise CommandError(f"{option} {shown}: models are read from a folder of this machine or the hub: copy it here")
+        where = "models are read from a folder of this machine or the hub: copy it here"
+        raise CommandError(f"{option} {shown(name)}: {where}")
 
     if os.path.isdir(name):
         if not Path(name, file).is_file():

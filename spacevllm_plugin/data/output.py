@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from .storage import is_remote, upload
+from .storage import is_remote, suffix, upload
 
 
 STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
@@ -140,7 +140,7 @@ class Outputs:
             raise OutputError(f"{address} is another output as well")
 
         self._folder = self._folder or TemporaryDirectory()
-        name = f"{len(self._addresses)}{os.path.splitext(address)[1]}"
+        name = f"{len(self._addresses)}{suffix(address)}"
         self._addresses[address] = _open(Path(self._folder.name, name), "xb", address)
         return self._addresses[address]
 

@@ -7,7 +7,6 @@ Beside the shards a file of all rows in their order refers to the media by where
 
 import io
 import json
-import os
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from .media import locate
 from .members import Member, add_member, member_of
 from .output import replaced
 from .schema import RowError, parse_row
-from .storage import inside, is_ranged, is_remote, look, read
+from .storage import inside, is_ranged, look, read, suffix
 from .video import MediaError, VideoRef, frame_files, identity
 from .video.remote import open_through
 
@@ -157,8 +156,7 @@ def _add_sample(tar: tarfile.TarFile, shard: str, key: str, medium: Medium, rows
     """Add a medium and the rows about it; returns the references to its files."""
     references = []
     for number, path in enumerate(medium):
-        suffix = _suffix(path)
-        name = f"{key}{suffix}" if len(medium) == 1 else f"{key}.{number:06}{suffix}"
+        name = f"{key}{_suffix(path)}" if len(medium) == 1 else f"{key}.{number:06}{_suffix(path)}"
         with open_through(path) if is_ranged(path) else open(path, "rb") as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
@@ -171,12 +169,7 @@ def _add_sample(tar: tarfile.TarFile, shard: str, key: str, medium: Medium, rows
 def _suffix(path: str) -> str:
     """What a medium's name ends in; of one that is in a tar file already, the name that it has there."""
     member = member_of(path)
-    if member is not None:
-        path = _name_in_tar(member)
-    elif is_remote(path):
-        path = path.partition("?")[0]
-
-    return os.path.splitext(path)[1].lower() or ".bin"
+    return suffix(path if member is None else _name_in_tar(member)).lower() or ".bin"
 
 
 def _name_in_tar(member: Member) -> str:

@@ -33,6 +33,7 @@ SCHEMES = tuple(f"{scheme}://" for scheme in EXTRAS)
 QUERY = re.compile(r"(https?://[^\s?]+\?)[^\s'\")]+")
 # What signed addresses carry; whoever has one of these can read the file.
 SECRET = re.compile(r"x-(amz|goog)-|signature$|^sig$|token|credential|accesskey|key-pair-id|^policy$|password", re.I)
+NO_SECRETS = "an address with a password or a signature in it: leave these to the environment"
 
 VARIABLE, SECONDS = "SPACEVLLM_STORAGE_SECONDS", 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
@@ -92,6 +93,16 @@ def holds_secret(path: Any) -> bool:
     parts = urlsplit(path)
     # `hf://datasets/owner/name@revision` has its @ elsewhere.
     return "@" in parts.netloc or any(SECRET.search(name) for name, _ in parse_qsl(parts.query, True))
+
+
+def shown(path: str) -> str:
+    """A path or an address as messages have it."""
+    return "an address" if holds_secret(path) else path
+
+
+def suffix(path: str) -> str:
+    """What the name of a file ends in, as `os.path.splitext` has it; an address may have a query behind it."""
+    return os.path.splitext(path.partition("?")[0] if is_remote(path) else path)[1]
 
 
 def join(folder: str, path: str) -> str:
@@ -337,7 +348,7 @@ def _stat(path: str, info: dict[str, Any]) -> Stat:
 def _persist(path: str, ask: Callable[[Any], T]) -> T:
     """Ask a storage, again and again if that may help; errors as `read_ranges` has them."""
     if holds_secret(path):
-        raise StorageError(f"{re.split('[?@]', path)[0]}…: an address with a password or a signature in it")
+        raise StorageError(NO_SECRETS)
 
     begin, pause = time.monotonic(), FIRST_PAUSE
     while True:

@@ -46,7 +46,7 @@ class Conversation:
 
         Raises:
             MediaError: It cannot be read.
-        StorageError: Its storage cannot be reached.
+            StorageError: Its storage cannot be reached.
         """
         CHECKS[kind](path)
         self.media.append((kind, path))
